@@ -1,0 +1,31 @@
+"""What is wrong with `params.yaml`, in one sentence that names the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+
+class ConfigError(ValueError):
+    """`params.yaml` or an override is wrong; the message names the key."""
+
+
+def describe(error: Exception, prefix: str = "", known: Sequence[str] = ()) -> str:
+    """One sentence for a validation error; `known` are dotted keys to suggest from."""
+    if not isinstance(error, ValidationError):
+        return f"The section {prefix!r} of params.yaml is wrong: {error}"
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in ([prefix] if prefix else []) + list(first["loc"]))
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"The key {key!r} in params.yaml is unknown{_suggestion(key, known)}."
+    if first["type"] in ("missing", "missing_argument"):
+        return f"The key {key!r} is missing from params.yaml."
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"The key {key!r} in params.yaml is wrong: {message}, not {first['input']!r}."
+
+
+def _suggestion(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}" if close else ""
