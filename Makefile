@@ -1,0 +1,37 @@
+# Two commands: `make run` (the whole recipe) and `make test`. `make help` lists the rest.
+PYTHON := .venv/bin/python
+SET ?=
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check up stop evidence card
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## install what is missing; skips what is there
+	@infra/setup.sh
+
+run: setup  ## the whole recipe; SET="pretrain.steps=10 seed=2" changes parameters
+	@$(PYTHON) -m flows.pipeline $(SET)
+
+test: setup  ## every check and every test
+	@$(MAKE) --no-print-directory check
+	@$(PYTHON) -m pytest -q
+
+check: setup  ## lint, types, import contract, parameters
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PYTHON) -m tasks.config check
+
+up: setup  ## start the servers and a worker that serves the deployments
+	@$(PYTHON) -m flows.servers up --worker
+
+stop:  ## end the servers and the worker that were started here
+	@$(PYTHON) -m flows.servers stop
+
+evidence: setup  ## three seeds of RL, its controls and repair with and without pretraining; up to two hours
+	@$(PYTHON) -m tasks.benchmarks.evidence
+
+card: setup  ## measure the environment cards (docs/environments.md)
+	@$(PYTHON) -m tasks.environments.card
