@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import itertools
+from math import isclose
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.benchmarks.statistics import (
+    StatisticsError,
+    estimate,
+    gate,
+    paired_difference,
+    pass_at_k,
+    stratified_difference,
+)
+
+FLOATS = st.lists(st.floats(-10, 10), min_size=2, max_size=30)
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_equals_enumeration_of_all_draws(samples: int, data: st.DataObject) -> None:
+    correct, k = data.draw(st.integers(0, samples)), data.draw(st.integers(1, samples))
+    draws = list(itertools.combinations(range(samples), k))
+    share = sum(any(i < correct for i in draw) for draw in draws) / len(draws)
+    assert isclose(pass_at_k(samples, correct, k), share, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "correct", "k"), [(4, 5, 1), (4, 2, 5), (4, -1, 1), (4, 2, 0)])
+def test_pass_at_k_refuses_impossible_counts(samples: int, correct: int, k: int) -> None:
+    with pytest.raises(StatisticsError, match="not defined"):
+        pass_at_k(samples, correct, k)
+
+
+@settings(max_examples=25)
+@given(FLOATS, st.sampled_from(["percentile", "bca"]))
+def test_interval_is_seeded_inside_the_range_and_holds_the_mean(values: list[float], method: str) -> None:
+    first = estimate(values, seed=3, method=method)  # type: ignore[arg-type]
+    assert first == estimate(values, seed=3, method=method)  # type: ignore[arg-type]
+    assert isclose(first.value, float(np.mean(values)), abs_tol=1e-9)
+    assert min(values) - 1e-9 <= first.ci95[0] <= first.ci95[1] <= max(values) + 1e-9
+
+
+def test_clusters_widen_the_interval_when_samples_of_a_task_agree() -> None:
+    values = np.repeat(np.arange(40) % 2, 8)
+    tasks = np.repeat(np.arange(40), 8).tolist()
+    wide, narrow = estimate(values, tasks), estimate(values)
+    assert (wide.ci95[1] - wide.ci95[0]) > 2 * (narrow.ci95[1] - narrow.ci95[0])
+    assert wide.n == 320
+    assert wide.clusters == 40
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_interval_covers_the_truth_about_as_often_as_it_says(method: str) -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        low, high = estimate(rng.random(100) < 0.3, seed=trial, method=method).ci95  # type: ignore[arg-type]
+        hits += low <= 0.3 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_weights_give_the_ratio_of_sums() -> None:
+    assert isclose(estimate([2.0, 4.0], weights=[3.0, 1.0]).value, 2.5)
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [1.0, float("inf")]])
+def test_empty_and_not_finite_values_are_refused(values: list[float]) -> None:
+    with pytest.raises(StatisticsError):
+        estimate(values)
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(StatisticsError, match="equal lengths"):
+        paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(StatisticsError, match="cluster labels"):
+        estimate([1.0, 2.0], clusters=["a"])
+
+
+@settings(max_examples=25)
+@given(FLOATS)
+def test_a_model_against_itself_is_never_superior_and_always_non_inferior(values: list[float]) -> None:
+    assert not gate(values, values).passed
+    assert gate(values, values, margin=0.01).passed
+
+
+def test_gate_false_alarm_rate_is_near_five_percent() -> None:
+    rng = np.random.default_rng(1)
+    alarms = [gate(rng.random(80), rng.random(80), seed=i).passed for i in range(300)]
+    assert 0.01 <= np.mean(alarms) <= 0.10
+
+
+def test_gate_finds_a_real_gain() -> None:
+    rng = np.random.default_rng(2)
+    before = (rng.random(200) < 0.3).astype(float)
+    after = np.maximum(before, rng.random(200) < 0.2)
+    assert gate(before, after).passed
+    assert not gate(after, before, margin=0.01).passed
+
+
+def test_strata_count_equally_whatever_their_size() -> None:
+    before = np.zeros(100)
+    after = np.concatenate([np.ones(90), np.zeros(10)])
+    families = ["shell"] * 90 + ["repair"] * 10
+    assert isclose(stratified_difference(before, after, None, families).value, 0.5)
+    assert isclose(gate(before, after, strata=families).difference, 0.5)
