@@ -11,7 +11,7 @@ setup:  ## install what is missing; skips what is there
 	@infra/setup.sh
 
 run: setup  ## the whole recipe; SET="pretrain.steps=10 seed=2" changes parameters
-	@$(PYTHON) -m flows.pipeline $(SET)
+	@$(PYTHON) -m flows.run $(SET)
 
 test: setup  ## every check and every test
 	@$(MAKE) --no-print-directory check

@@ -53,7 +53,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"The parameter file {path} does not exist.") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The parameter file {path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(
+            f"The parameter file {path} cannot be read as YAML: {' '.join(str(error).split())}."
+        ) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"The parameter file {path} holds no sections.")
     return raw

@@ -105,7 +105,15 @@ class Config:
             raise ConfigError(describe(error, "model", keys)) from error
 
 
-SECTIONS = (DemonstrateConfig, CurateConfig, PretrainConfig, MidtrainConfig, ReinforceConfig, EvaluateConfig, PromoteConfig)
+SECTIONS = (
+    DemonstrateConfig,
+    CurateConfig,
+    PretrainConfig,
+    MidtrainConfig,
+    ReinforceConfig,
+    EvaluateConfig,
+    PromoteConfig,
+)
 
 
 def known_keys() -> list[str]:

@@ -1,0 +1,43 @@
+"""Runs a program under a guard, hands every line it prints to a callback, and fails with its last words."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+LineHandler = Callable[[str], Awaitable[None]]
+
+
+class CommandError(RuntimeError):
+    """A program ended with a status other than 0; the message holds the last lines it printed."""
+
+
+async def stream(command: Sequence[str], on_line: LineHandler) -> list[str]:
+    """Runs `command` to its end and returns its last 40 lines. Raises CommandError when the status is not 0."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "flows.guard", *command,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        tail = await _read_lines(process, on_line)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()  # cancelled or failed here: the guard ends the whole group
+        status = await process.wait()
+    if status != 0:
+        raise CommandError(f"`{' '.join(command)}` ended with status {status}:\n" + "\n".join(tail))
+    return list(tail)
+
+
+async def _read_lines(process: asyncio.subprocess.Process, on_line: LineHandler) -> deque[str]:
+    assert process.stdout is not None
+    tail: deque[str] = deque(maxlen=40)
+    while raw := await process.stdout.readline():
+        line = raw.decode(errors="replace").rstrip()
+        if line:
+            tail.append(line)
+            await on_line(line)
+    return tail

@@ -1,0 +1,14 @@
+"""The `curate` stage flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="curate")
+async def curate() -> None:
+    """Raw text and expert demonstrations to token shards."""
+    await run_stage("demonstrate")
+    await run_stage("curate")

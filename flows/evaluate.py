@@ -1,0 +1,13 @@
+"""The `evaluate` stage flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="evaluate")
+async def evaluate() -> None:
+    """Held-out benchmarks with intervals."""
+    await run_stage("evaluate")

@@ -1,0 +1,13 @@
+"""The `midtrain` stage flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="midtrain")
+async def midtrain() -> None:
+    """Longer context, DSA warm-up, sparse training, agent trajectories."""
+    await run_stage("midtrain")

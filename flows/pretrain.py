@@ -1,0 +1,13 @@
+"""The `pretrain` stage flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="pretrain")
+async def pretrain() -> None:
+    """Dense pretraining at short context."""
+    await run_stage("pretrain")

@@ -1,0 +1,13 @@
+"""The `promote` stage flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="promote")
+async def promote() -> None:
+    """Statistical gate, registry, model card, report."""
+    await run_stage("promote")

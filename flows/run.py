@@ -1,0 +1,53 @@
+"""`make run`: starts the servers, runs the pipeline in this process, ends with the table and the links."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from flows.servers import ServerError, up
+from flows.settings import environment, mlflow_address, prefect_address
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Exit status 0 when every stage is done, 1 when one failed, 2 for a wrong parameter or a port in use."""
+    from tasks.config import ConfigError, load_config
+
+    started = time.monotonic()
+    try:
+        load_config(overrides=overrides).model_config()
+        up()
+    except (ConfigError, ServerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    os.environ.update(environment())
+    print(f"Prefect {prefect_address().url}   MLflow {mlflow_address().url}", flush=True)
+    return _run(overrides, started)
+
+
+def _run(overrides: Sequence[str], started: float) -> int:
+    from tasks.tracking.table import print_table
+
+    from flows.command import CommandError  # Prefect reads its settings from the environment when it is imported
+    from flows.deploy import prepare_server
+    from flows.pipeline import pipeline
+
+    asyncio.run(prepare_server())
+    try:
+        asyncio.run(pipeline(list(overrides)))
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print_table(time.monotonic() - started)
+    print(
+        f"Prefect  {prefect_address().url}/runs\nMLflow   {mlflow_address().url}/#/models\nReport   report/index.html"
+    )
+    print("`make stop` ends the servers.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,58 @@
+"""Where the servers are, and the switches every program of a run gets: no telemetry, no look-ups, one home folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(".longhaul")
+
+
+@dataclass(frozen=True)
+class Address:
+    """One server on this machine."""
+
+    name: str
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The base address a browser opens."""
+        return f"http://{self.host}:{self.port}"
+
+
+def prefect_address() -> Address:
+    """127.0.0.1:4200 unless LONGHAUL_HOST or LONGHAUL_PREFECT_PORT say otherwise."""
+    return Address("Prefect", _host(), int(os.environ.get("LONGHAUL_PREFECT_PORT", "4200")))
+
+
+def mlflow_address() -> Address:
+    """127.0.0.1:5000 unless LONGHAUL_HOST or LONGHAUL_MLFLOW_PORT say otherwise."""
+    return Address("MLflow", _host(), int(os.environ.get("LONGHAUL_MLFLOW_PORT", "5000")))
+
+
+def environment() -> dict[str, str]:
+    """What a run adds to the environment of every program it starts."""
+    home = HOME.resolve()
+    return {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": f"{prefect_address().url}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_TRACKING_URI": mlflow_address().url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DVC_NO_ANALYTICS": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu" if not Path("/dev/nvidia0").exists() else "cuda"),
+        "PATH": f"{Path('.venv/bin').resolve()}:{os.environ.get('PATH', '')}",
+    }
+
+
+def _host() -> str:
+    return os.environ.get("LONGHAUL_HOST", "127.0.0.1")

@@ -1,0 +1,75 @@
+"""The guard and the stream around a stage's program."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.command import CommandError, stream
+
+SLEEPER = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); print('up', flush=True); time.sleep(300)"
+
+
+async def _ignore(_line: str) -> None: ...
+
+
+def test_stream_hands_over_every_line_and_returns_the_tail() -> None:
+    seen: list[str] = []
+
+    async def keep(line: str) -> None:
+        seen.append(line)
+
+    tail = asyncio.run(stream([sys.executable, "-c", "print('a'); print('b')"], keep))
+    assert seen == tail == ["a", "b"]
+
+
+def test_failing_program_raises_with_its_last_words() -> None:
+    with pytest.raises(CommandError, match=r"(?s)status 3.*the reason"):
+        asyncio.run(stream([sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"], _ignore))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_program_ends_with_the_flow_that_started_it(number: signal.Signals, tmp_path: Path) -> None:
+    """kill -9 of the flow's process ends the whole group it started, grandchildren included."""
+    marker = f"longhaul-test-{os.getpid()}-{number}"
+    program = (
+        "import asyncio, sys\nfrom flows.command import stream\n"
+        "async def ignore(line): print(line, flush=True)\n"
+        f"asyncio.run(stream([sys.executable, '-c', {SLEEPER!r}, {marker!r}], ignore))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"up\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 3
+    parent.send_signal(number)
+    parent.wait(timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_cancelled_stream_ends_its_program() -> None:
+    async def cancelled() -> list[psutil.Process]:
+        started = asyncio.Event()
+
+        async def note(_line: str) -> None:
+            started.set()
+
+        work = asyncio.create_task(stream([sys.executable, "-c", SLEEPER], note))
+        await started.wait()
+        family = psutil.Process().children(recursive=True)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return family
+
+    family = asyncio.run(cancelled())
+    deadline = time.monotonic() + 15
+    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

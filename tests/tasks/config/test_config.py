@@ -1,0 +1,79 @@
+"""params.yaml: what is accepted, and one sentence for what is not."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.config import ConfigError, load_config
+from tasks.config.__main__ import write_overrides
+
+PARAMS = Path("params.yaml")
+
+
+def test_default_file_is_valid_and_frozen() -> None:
+    config = load_config(PARAMS)
+    assert config.profile == "laptop"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("pretrain.stepz=3", r"'pretrain\.stepz' in params\.yaml is unknown; did you mean 'pretrain\.steps'"),
+        ("pretrain.steps=abc", r"'pretrain\.steps' in params\.yaml is wrong: .*integer, not 'abc'"),
+        ("pretrain.steps=1.5", r"'pretrain\.steps'"),
+        ("nothing=1", "'nothing' in params.yaml is unknown"),
+        ("profile=moon", "profile 'moon' does not exist; choose one of laptop"),
+        ("pretrain.steps", "not of the form key.path=value"),
+    ],
+)
+def test_wrong_override_names_the_key(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(PARAMS, [override])
+
+
+def test_unknown_model_key_names_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"model\.hidden_sizes"):
+        load_config(PARAMS, ["model.hidden_sizes=3"]).model_config()
+
+
+@pytest.mark.parametrize("profile", ["laptop", "gpu", "cluster"])
+def test_every_profile_is_valid(profile: str) -> None:
+    config = load_config(PARAMS, [f"profile={profile}"])
+    assert config.model_config().vocab_size > 256
+
+
+def test_override_beats_profile() -> None:
+    assert load_config(PARAMS, ["profile=gpu", "pretrain.steps=7"]).pretrain.steps == 7
+
+
+def test_write_keeps_comments_and_other_values(tmp_path: Path) -> None:
+    copy = tmp_path / "params.yaml"
+    copy.write_text(PARAMS.read_text())
+    write_overrides(copy, ["pretrain.steps=7", "seed=3"])
+    config = load_config(copy)
+    assert (config.pretrain.steps, config.seed) == (7, 3)
+    assert "# laptop | gpu | cluster" in copy.read_text()
+    assert load_config(copy).reinforce == load_config(PARAMS).reinforce
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
+        load_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(ConfigError, match=r"broken\.yaml cannot be read as YAML"):
+        load_config(broken)
+
+
+def test_command_line_exits_2_with_one_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.config", "check", "pretrain.stepz=1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
