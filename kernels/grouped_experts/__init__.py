@@ -1,0 +1,3 @@
+from kernels.grouped_experts.api import grouped_experts
+
+__all__ = ["grouped_experts"]

@@ -1,0 +1,3 @@
+from kernels.lightning_indexer.api import index_scores
+
+__all__ = ["index_scores"]

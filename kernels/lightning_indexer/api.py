@@ -1,0 +1,19 @@
+"""Index scores of DeepSeek Sparse Attention (DeepSeek-V3.2, section 2.1, equation 1)."""
+
+from torch import Tensor
+
+from kernels.lightning_indexer import reference
+
+
+def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
+    """How much query token t wants key token s: [B, T, S] fp32, unmasked.
+
+    query [B, T, H, D], key [B, S, D] (one key head), weights [B, T, H] (already multiplied by H^-1/2).
+    Raises ValueError when the shapes do not belong together.
+    """
+    if query.shape[:3] != weights.shape or query.shape[-1] != key.shape[-1] or query.shape[0] != key.shape[0]:
+        raise ValueError(
+            f"index_scores got query {tuple(query.shape)}, key {tuple(key.shape)} and weights {tuple(weights.shape)}, "
+            "but needs [B, T, H, D], [B, S, D] and [B, T, H]."
+        )
+    return reference.index_scores(query, key, weights)

@@ -1,0 +1,3 @@
+from kernels.rms_norm.api import rms_norm
+
+__all__ = ["rms_norm"]

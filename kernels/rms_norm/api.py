@@ -1,0 +1,12 @@
+"""Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467)."""
+
+from torch import Tensor
+
+from kernels.rms_norm import reference
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalises the last dimension of x [..., D] and scales it by weight [D]; raises ValueError on a size mismatch."""
+    if x.shape[-1:] != weight.shape:
+        raise ValueError(f"rms_norm got x of shape {tuple(x.shape)} but a weight of shape {tuple(weight.shape)}.")
+    return reference.rms_norm(x, weight, eps)

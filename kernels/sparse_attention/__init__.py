@@ -1,0 +1,3 @@
+from kernels.sparse_attention.api import attention_distribution, masked_attention
+
+__all__ = ["attention_distribution", "masked_attention"]

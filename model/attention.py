@@ -1,0 +1,114 @@
+"""Multi-head latent attention with a sparse selection of keys (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kernels.rope import apply_rope
+from kernels.sparse_attention import attention_distribution, masked_attention
+from kernels.topk import topk_mask
+from model.config import ModelConfig
+from model.indexer import Indexer, Selection, indexer_loss, teaching_rows
+from model.layers import RMSNorm
+from model.packing import Packing
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What all layers of one forward pass share: packing, rotations [B, T, rope/2], the mode of DSA."""
+
+    packing: Packing
+    rope: Tensor
+    mode: str  # "dense", "warmup" or "sparse"
+    teach: bool  # whether the indexer's loss is wanted
+    grad: bool  # whether the caller wants gradients (warm-up switches them off for all but the indexer)
+
+
+class Attention(nn.Module):
+    """MLA: queries and keys/values pass through low-rank latents; one rotary key is shared by all heads."""
+
+    def __init__(self, config: ModelConfig, indexer_type: str) -> None:
+        super().__init__()
+        self.config = config
+        heads, rank = config.num_attention_heads, config.kv_lora_rank
+        self.q_a_proj = nn.Linear(config.hidden_size, config.q_lora_rank, bias=False)
+        self.q_a_layernorm = RMSNorm(config.q_lora_rank)
+        self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(config.hidden_size, rank + config.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = RMSNorm(rank)
+        self.kv_b_proj = nn.Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
+        self.o_proj = nn.Linear(heads * config.v_head_dim, config.hidden_size, bias=False)
+        self.indexer = Indexer(config) if indexer_type == "full" else None
+        self.scale = config.qk_head_dim**-0.5
+
+    def forward(
+        self, x: Tensor, context: AttentionContext, shared: Selection | None
+    ) -> tuple[Tensor, Selection | None, Tensor | None]:
+        """x [B, T, hidden] -> (output [B, T, hidden], the selection used, the indexer's loss or None)."""
+        q_latent = self.q_a_layernorm(self.q_a_proj(x))
+        query = self._queries(q_latent, context.rope)
+        key, value = self._keys_values(x, context.rope)
+        selection = self._select(x, q_latent, context, shared)
+        mask = selection.mask if selection is not None else None
+        if mask is None and not context.packing.whole:
+            mask = context.packing.mask
+        out = masked_attention(query, key, value, mask, self.scale)
+        loss = self._teach(query, key, context, selection)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), selection, loss
+
+    def _queries(self, q_latent: Tensor, rope: Tensor) -> Tensor:
+        """[B, H, T, nope + rope] of the normalised query latent."""
+        config = self.config
+        query = self.q_b_proj(q_latent).unflatten(-1, (-1, config.qk_head_dim)).transpose(1, 2)
+        nope, turned = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
+        return torch.cat([nope, apply_rope(turned, rope.unsqueeze(1))], dim=-1)
+
+    def _keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [B, H, S, nope + rope] and values [B, H, S, v] from the compressed latent."""
+        config = self.config
+        latent, turned = self.kv_a_proj_with_mqa(x).split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
+        wide = self.kv_b_proj(self.kv_a_layernorm(latent))
+        per_head = wide.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
+        nope, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=-1)
+        rotary = apply_rope(turned, rope).unsqueeze(1).expand(-1, config.num_attention_heads, -1, -1)
+        return torch.cat([nope, rotary], dim=-1), value
+
+    def _select(
+        self, x: Tensor, q_latent: Tensor, context: AttentionContext, shared: Selection | None
+    ) -> Selection | None:
+        """The keys of each query, and the index scores that are to learn; a layer without an indexer takes over both."""
+        if context.mode == "dense":
+            return None
+        if self.indexer is None:
+            return shared
+        mask = self._top_keys(x, q_latent, context) if context.mode == "sparse" else None
+        if not context.teach:
+            return Selection(mask)
+        rows = teaching_rows(x.shape[1], self.config.indexer_loss_rows, x.device)
+        with torch.set_grad_enabled(context.grad):
+            keys = self.indexer.keys(x, context.rope)
+            scores = self.indexer(x[:, rows], q_latent[:, rows], context.rope[:, rows], keys)
+        return Selection(mask, rows, scores)
+
+    @torch.no_grad()
+    def _top_keys(self, x: Tensor, q_latent: Tensor, context: AttentionContext) -> Tensor | None:
+        """Mask [B, T, S] of the top-k visible keys; None where every query has at most k."""
+        if x.shape[1] <= self.config.index_topk or self.indexer is None:
+            return None
+        scores = self.indexer(x, q_latent, context.rope, self.indexer.keys(x, context.rope))
+        scores.masked_fill_(~context.packing.mask, -torch.inf)
+        return topk_mask(scores, self.config.index_topk)
+
+    def _teach(
+        self, query: Tensor, key: Tensor, context: AttentionContext, selection: Selection | None
+    ) -> Tensor | None:
+        """The indexer's loss against this layer's attention over the same keys."""
+        if selection is None or selection.scores is None or selection.rows is None:
+            return None
+        mask = (context.packing.mask if selection.mask is None else selection.mask)[:, selection.rows]
+        teacher = attention_distribution(query[:, :, selection.rows], key, mask, self.scale)
+        with torch.set_grad_enabled(context.grad):
+            return indexer_loss(selection.scores, teacher, mask)

@@ -1,0 +1,32 @@
+"""Initial weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
+    """Matrices normal with standard deviation fan_in^-1/2, embedding and head narrower, norms one, biases zero."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = sum(name.endswith("o_proj.weight") for name, _ in module.named_parameters())
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        values = torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(values * _deviation(name, parameter.shape[-1], layers, initializer_range))
+    for name, buffer in module.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.zero_()
+
+
+def _deviation(name: str, fan_in: int, layers: int, initializer_range: float) -> float:
+    """Projections back into the residual stream shrink with depth (GPT-2's rule)."""
+    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        return initializer_range
+    shrink = math.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")) else 1.0
+    return fan_in**-0.5 / shrink

@@ -1,0 +1,47 @@
+"""Packed documents: where each one starts, and which tokens may see each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Positions [B, T] restart in each document; `starts` [B, T] is the index of the first token of the document.
+
+    `mask` [B, T, T] is True where a query may see a key (causal, same document); `whole` says that every row is one
+    document, so that plain causal attention does the same.
+    """
+
+    positions: Tensor
+    starts: Tensor
+    mask: Tensor
+    whole: bool
+
+    @classmethod
+    def of(cls, token_ids: Tensor, document_ids: Tensor | None) -> Packing:
+        """A document is a maximal run of equal ids in a row of document_ids [B, T]; None means one document a row."""
+        batch, length = token_ids.shape
+        index = torch.arange(length, device=token_ids.device)
+        if document_ids is None:
+            starts = torch.zeros_like(index).expand(batch, length)
+        else:
+            starts = _run_starts(document_ids, index)
+        causal = index[:, None] >= index
+        mask = causal & (index >= starts[..., None])
+        whole = document_ids is None or bool((starts == 0).all())
+        return cls(index - starts, starts, mask, whole)
+
+    @property
+    def has_context(self) -> Tensor:
+        """[B, T]: True where a token has a predecessor in its own document, so that it can be predicted."""
+        return self.positions > 0
+
+
+def _run_starts(document_ids: Tensor, index: Tensor) -> Tensor:
+    changes = torch.ones_like(document_ids, dtype=torch.bool)
+    changes[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return torch.where(changes, index, 0).cummax(-1).values
