@@ -1,0 +1,1 @@
+"""The DAG as Prefect flows: order, concurrency, retries and artifacts; no maths."""

@@ -1,4 +1,4 @@
-"""`python -m flows.deploy`: creates the work pool, the limits, the crash automation and the deployments of prefect.yaml."""
+"""`python -m flows.deploy`: creates the work pool, the limit, the crash automation and prefect.yaml's deployments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SILENCE = timedelta(seconds=90)
 
 
 async def prepare_server() -> None:
-    """What every run needs on the server: one run at a time on the accelerator, and no run that seems alive for ever."""
+    """What every run needs on the server: one stage at a time on the accelerator, no run that seems alive for ever."""
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name("accelerator", 1)
         existing = await client.read_automations_by_name(CRASH_AUTOMATION)

@@ -26,11 +26,12 @@ def main() -> int:
     while child.poll() is None:
         if ending.wait(0.05):
             _end_group(child)
-    return child.returncode
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def _wait_for_parent(ending: threading.Event) -> None:
-    sys.stdin.buffer.read()  # returns when every writer of the pipe is gone
+    while os.read(sys.stdin.fileno(), 4096):  # returns nothing once every writer of the pipe is gone
+        pass
     ending.set()
 
 

@@ -7,6 +7,7 @@ processes and never another program that got the same id.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -134,10 +135,8 @@ def _end(process: psutil.Process) -> None:
 
 
 def _signal(process: psutil.Process, how: str) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself, which is what was wanted
         getattr(process, how)()
-    except psutil.NoSuchProcess:
-        pass  # it ended by itself, which is what was wanted
 
 
 def _record_path() -> Path:

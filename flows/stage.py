@@ -1,4 +1,4 @@
-"""One stage of the recipe as Prefect sees it: run its DVC stage on this worker, show progress, record hashes, post tables."""
+"""One stage of the recipe as Prefect sees it: run its DVC stage, show progress, record hashes, post tables."""
 
 from __future__ import annotations
 
