@@ -1,0 +1,1 @@
+"""Asynchronous reinforcement learning: rollout, judge and learner workers around one trajectory store."""

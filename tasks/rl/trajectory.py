@@ -1,0 +1,90 @@
+"""One episode as it was sampled, and its compact form in the trajectory store.
+
+Token in, token out: `token_ids`, `log_probs` and `versions` are those of sampling; text is never tokenised again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+
+FORMAT = 1
+_INTEGERS = np.dtype("<i4")
+_REALS = np.dtype("<f4")
+_ARRAYS = {"token_ids": _INTEGERS, "loss_mask": np.dtype("u1"), "log_probs": _REALS, "versions": _INTEGERS}
+NOT_SAMPLED = -1  # the version of a token that the model did not write
+
+
+class TrajectoryError(ValueError):
+    """A stored trajectory cannot be read back."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An episode of N tokens; the four lists have N entries, one a token.
+
+    `loss_mask` is 1 where the model wrote the token; there `log_probs` is the natural logarithm at the sampling
+    temperature and `versions` the policy that sampled it. Elsewhere they are 0.0 and NOT_SAMPLED.
+    """
+
+    task_id: str
+    family: str
+    task_seed: int
+    split: str
+    group: int
+    sample: int
+    token_ids: list[int]
+    loss_mask: list[int]
+    log_probs: list[float]
+    versions: list[int]
+    artifacts: dict[str, bytes] = field(default_factory=dict)  # path under /work -> content, for the judge
+    turns: int = 0  # commands that ran
+    failed_commands: int = 0  # commands that exited with another code than 0
+    finish_reason: str = ""  # stop | length | turns | context | environment
+    error: str | None = None  # the environment failed: no reward can be given
+    isolation: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, name)) for name in _ARRAYS}
+        if len(lengths) != 1:
+            raise TrajectoryError(f"The lists of trajectory {self.task_id!r} differ in length: {sorted(lengths)}.")
+
+    @property
+    def first_version(self) -> int:
+        """w0: the oldest policy that sampled a token of this episode; NOT_SAMPLED if none was sampled."""
+        return min(self.sampled_versions, default=NOT_SAMPLED)
+
+    @property
+    def sampled_versions(self) -> tuple[int, ...]:
+        """The distinct policy versions w0..wk that wrote this episode, oldest first."""
+        return tuple(sorted({version for version in self.versions if version != NOT_SAMPLED}))
+
+    @property
+    def sampled_tokens(self) -> int:
+        """How many tokens the model wrote."""
+        return sum(self.loss_mask)
+
+
+def to_bytes(trajectory: Trajectory) -> bytes:
+    """MessagePack with the four lists as little-endian arrays: about 13 bytes a token."""
+    record = asdict(trajectory)
+    for name, dtype in _ARRAYS.items():
+        record[name] = np.asarray(record[name], dtype=dtype).tobytes()
+    return bytes(msgpack.packb({"format": FORMAT, **record}))
+
+
+def from_bytes(data: bytes) -> Trajectory:
+    """Reads what `to_bytes` wrote. Raises TrajectoryError on anything else."""
+    try:
+        record = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise TrajectoryError(f"A stored trajectory of {len(data)} bytes is not MessagePack: {error}.") from error
+    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+        raise TrajectoryError(f"A stored trajectory of {len(data)} bytes is not of format {FORMAT}.")
+    if set(record) != {entry.name for entry in fields(Trajectory)}:
+        raise TrajectoryError(f"A stored trajectory has the wrong fields: {sorted(record)}.")
+    for name, dtype in _ARRAYS.items():
+        record[name] = np.frombuffer(record[name], dtype=dtype).tolist()
+    return Trajectory(**record)
