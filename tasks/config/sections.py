@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -32,8 +32,16 @@ class CurateConfig:
 
     __pydantic_config__ = STRICT
     sources: tuple[str, ...] = ("machine",)
-    max_bytes: int = 24_000_000
-    heldout_fraction: float = 0.03
+    s3_endpoint_url: str = ""  # empty: the environment's AWS_ENDPOINT_URL
+    max_bytes: int = 24_000_000  # UTF-8 bytes read, all sources together
+    max_document_bytes: int = 200_000
+    minimum_documents: int = 20  # the gate refuses a smaller batch
+    minimum_bytes: int = 100_000
+    heldout_fraction: float = 0.03  # of the documents, by the hash of their text
+    tokenizer_bytes: int = 4_000_000  # sample of the corpus that trains the tokenizer
+    demonstration_weight: float = 0.5  # weight of the demonstrations' text beside that sample
+    shard_tokens: int = 16_000_000
+    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,34 @@ class ReinforceConfig:
     """Asynchronous reinforcement learning."""
 
     __pydantic_config__ = STRICT
-    updates: int = 60
+    updates: int = 40  # learner steps; each publishes a policy
+    groups_per_batch: int = 24
+    samples_per_group: int = 8
+    families: Mapping[str, float] = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
+    reward: Literal["judge", "random"] = "judge"
+    objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"] = "glm5_agentic"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    icepop_beta: float = 2.0
+    eta: int = 1  # batches that rollout may run ahead; 0 is synchronous
+    max_staleness: int = 4  # tau: older trajectories are dropped
+    oversample: int = 6  # batches' worth of groups after which a batch closes although it is not full
+    learning_rate: float = 3e-4
+    beta2: float = 0.99
+    gradient_clip: float = 1.0
+    optimizer_steps: int = 2  # parts a batch is split into, one optimizer step each
+    reset_optimizer: bool = False  # forget the optimizer's state after every published policy
+    micro_batch_tokens: int = 4096
+    temperature: float = 1.0
+    max_action_tokens: int = 24
+    max_context: int = 1024
+    concurrency: int = 96  # episodes that run at once in a rollout worker
+    rollout_workers: int = 1
+    judge_workers: int = 1
+    threads: int = 1  # torch threads of each worker
+    lease_seconds: float = 60.0
+    keep_policies: int = 4
+    evaluation: Mapping[str, int] = field(default_factory=dict)  # family -> held-out tasks, before and after
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""Byte-level BPE, its five special tokens and its chat template, as files that transformers loads unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT, SYSTEM, USER, ASSISTANT, OBSERVATION = range(5)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
+
+# A word keeps the space before it; digits stay single, so that a number is read as its digits; indentation is one run.
+PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "tool": "<|observation|>"}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ {'system': '<|system|>', 'user': '<|user|>', 'assistant': '<|assistant|>', 'tool': '<|observation|>'}"
+    "[message['role']] + message['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot be trained as asked."""
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains byte-level BPE (Sennrich et al. 2016, bytes as in GPT-2). The same texts give the same file.
+
+    Raises TokenizerError if the vocabulary is too small for the bytes, or the texts too few for the vocabulary.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise TokenizerError(f"The key 'model.vocab_size' is {vocab_size}; byte-level BPE needs {SMALLEST_VOCABULARY}.")
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise TokenizerError(
+            f"The corpus gives only {tokenizer.get_vocab_size()} tokens and 'model.vocab_size' asks for {vocab_size}."
+        )
+    return tokenizer
+
+
+def demonstration_texts(folder: Path) -> list[str]:
+    """Instructions, commands and outputs of the training demonstrations in `folder`, in order; none if absent."""
+    texts: list[str] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name == "heldout.jsonl":
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            demonstration = json.loads(line)
+            texts.append(demonstration["instruction"])
+            texts.extend(turn[part] for turn in demonstration["turns"] for part in ("command", "output"))
+    return texts
+
+
+def training_texts(
+    corpus: Sequence[str], demonstrations: Sequence[str], sample_bytes: int, demonstration_weight: float
+) -> Iterator[str]:
+    """A sample of the corpus, then the demonstrations, repeated to weigh `demonstration_weight` times the sample.
+
+    Commands are a few hundred kilobytes of text; unrepeated, their words would lose every merge to the corpus.
+    """
+    used = 0
+    for text in corpus:
+        if used >= sample_bytes:
+            break
+        used += len(text)
+        yield text
+    size = sum(map(len, demonstrations))
+    repeats = max(1, round(demonstration_weight * used / size)) if size else 0
+    for _ in range(repeats):
+        yield from demonstrations
+
+
+def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
+    """Writes tokenizer.json and the tokenizer_config.json by which transformers' AutoTokenizer finds it."""
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": SPECIAL_TOKENS[END_OF_TEXT],
+        "pad_token": SPECIAL_TOKENS[END_OF_TEXT],
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text. Special tokens spelled out in a text stay text: only the recipe may place them."""
+    tokenizer.encode_special_tokens = True
+    try:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    finally:
+        tokenizer.encode_special_tokens = False
