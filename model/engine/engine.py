@@ -1,0 +1,166 @@
+"""The decode engine: continuous batching over sessions that keep their cache between requests.
+
+A step is one flat forward over rows of one token each: one row for every decoding session, and up to
+`prefill_rows` rows of tokens that are not in the cache yet (prompts, observations between two turns, and whole
+sessions after a change of weights). A session samples in the step in which its last row is computed, so that
+nobody waits for another's prefill to end (Orca, OSDI 2022; Sarathi-Serve, arXiv 2403.02310).
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.engine.cache import Cache
+from model.engine.native import NativeStep
+from model.engine.reference import ReferenceStep
+from model.engine.request import Completion, EngineError, Request
+from model.engine.sampling import sample, uniforms
+from model.engine.sessions import Sessions
+from model.engine.weights import fuse
+from model.transformer import Transformer
+
+Int64s = npt.NDArray[np.int64]
+Batch = tuple[Int64s, Int64s, Int64s]  # slots and positions of the rows, numbers of the rows that sample
+
+
+class Engine:
+    """Samples from a transformer for many sessions at once.
+
+    Guarantee: token i of a request depends on its session's tokens, the weights and `(seed, i)`. With the native
+    step every row is computed in the same order of operations whatever else is in the batch, so the tokens and
+    log-probabilities are bitwise the same alone and in company; with the reference step they are the same up to
+    the rounding of matrix products of different sizes.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        max_sequences: int,
+        max_length: int,
+        mode: str = "sparse",
+        version: int = 0,
+        prefill_rows: int = 512,
+        native: bool | None = None,
+    ) -> None:
+        """mode: "sparse" (keys selected by the indexer) or "dense"; native: None takes the compiled step if it can."""
+        if mode not in ("sparse", "dense"):
+            raise EngineError(f"The decode engine's mode is '{mode}', but it must be 'sparse' or 'dense'.")
+        self.config, self.mode, self.version = transformer.config, mode, version
+        self.max_sequences, self.max_length, self.prefill_rows = max_sequences, max_length, prefill_rows
+        device = transformer.lm_head.weight.device
+        self.native = NativeStep.available(self.config, device) if native is None else native
+        self.cache = Cache(self.config, max_sequences, max_length, device)
+        self.sessions = Sessions(max_sequences, max_length)
+        self.waiting: deque[Request] = deque()
+        self._unfinished: set[str] = set()
+        self._load(transformer.state_dict())
+
+    def _load(self, state_dict: Mapping[str, Tensor]) -> None:
+        kind = NativeStep if self.native else ReferenceStep
+        topk = self.config.index_topk if self.mode == "sparse" else None
+        with torch.inference_mode():
+            self._forward = kind(self.config, fuse(state_dict, self.config), self.cache, topk)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would advance a request."""
+        return bool(self.waiting or self.sessions.request_of)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it starts when its session has, or can get, a slot.
+
+        Raises:
+            EngineError: the session has an unfinished request, or would begin without a token, or a value is out
+                of range.
+        """
+        _check(request, self.config)
+        if request.session in self._unfinished:
+            raise EngineError(f"Session '{request.session}' already has an unfinished request.")
+        if not request.token_ids and request.session not in self.sessions.slot_of:
+            raise EngineError(f"Request '{request.id}' begins session '{request.session}' without any token.")
+        self._unfinished.add(request.session)
+        self.waiting.append(request)
+
+    def release(self, session: str) -> None:
+        """Forget a session, its running or waiting request included, and free its slot; unknown ones are ignored."""
+        if session in self._unfinished:
+            self._unfinished.discard(session)
+            self.waiting = deque(request for request in self.waiting if request.session != session)
+        if session in self.sessions.slot_of:
+            self.sessions.close(session)
+
+    def swap_weights(self, state_dict: Mapping[str, Tensor], version: int) -> None:
+        """Continue with other weights, between two steps.
+
+        No request is dropped. The keys of every session are recomputed under the new weights before it samples
+        again, those of idle sessions only if they are continued.
+        """
+        self._load(state_dict)
+        self.version = version
+        self.sessions.cached[:] = 0
+
+    def step(self) -> list[Completion]:
+        """Advance every running request by a token, or by a piece of its prefill; returns those that ended."""
+        finished = self._admit()
+        slots, positions, last = self._rows()
+        if len(slots):
+            with torch.inference_mode():
+                finished += self._advance(slots, positions, last)
+        for completion in finished:
+            self._unfinished.discard(completion.session)
+        return finished
+
+    def _admit(self) -> list[Completion]:
+        """Start waiting requests in order; one without a slot does not hold up those whose session has one."""
+        finished: list[Completion] = []
+        kept: deque[Request] = deque()
+        for request in self.waiting:
+            slot = self.sessions.slot_of.get(request.session)
+            used = 0 if slot is None else int(self.sessions.length[slot])
+            if used + len(request.token_ids) >= self.max_length or request.max_new_tokens < 1:
+                finished.append(Completion(request.id, request.session, [], [], [], "length"))
+            elif slot is not None or self.sessions.free:
+                self.sessions.start_request(self.sessions.open(request.session) if slot is None else slot, request)
+            else:
+                kept.append(request)
+        self.waiting = kept
+        return finished
+
+    def _rows(self) -> Batch:
+        """The rows of this step: every session's next tokens, those beyond the first within the prefill budget."""
+        s = self.sessions
+        running = np.fromiter(s.request_of, np.int64, len(s.request_of))
+        first = s.cached[running]
+        missing = s.length[running] - first
+        if (missing == 1).all():
+            return running, first, np.arange(len(running))
+        before = np.cumsum(missing - 1) - (missing - 1)
+        counts = np.minimum(missing, 1 + np.maximum(self.prefill_rows - before, 0))
+        ends = np.cumsum(counts)
+        within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        return np.repeat(running, counts), np.repeat(first, counts) + within, ends[counts == missing] - 1
+
+    def _advance(self, slots: Int64s, positions: Int64s, last: Int64s) -> list[Completion]:
+        s = self.sessions
+        rows = [torch.from_numpy(part) for part in (s.tokens[slots, positions], slots, positions, last)]
+        logits = self._forward(*(part.to(self.cache.latent[0].device) for part in rows))
+        s.cached[slots] = positions + 1  # rows of a slot ascend, the last assignment stays
+        sampling = slots[last]
+        numbers = torch.from_numpy(uniforms(s.seed[sampling], s.length[sampling] - s.start[sampling]))
+        temperatures = torch.from_numpy(s.temperature[sampling])
+        tokens, log_probs = sample(logits, temperatures.to(logits.device), numbers.to(logits.device))
+        return s.append(sampling, tokens.cpu().numpy(), log_probs.cpu().numpy(), self.version)
+
+
+def _check(request: Request, config: ModelConfig) -> None:
+    """Refuses values that no session could be continued with."""
+    ids = np.asarray(request.token_ids, np.int64)
+    if len(ids) and (ids.min() < 0 or ids.max() >= config.vocab_size):
+        raise EngineError(f"Request '{request.id}' has a token id outside the vocabulary of {config.vocab_size}.")
+    if not request.temperature >= 0:
+        raise EngineError(f"Request '{request.id}' has temperature {request.temperature}, but it must be at least 0.")

@@ -1,0 +1,147 @@
+"""The compiled decoding step: builds step.cpp for a model's shape on first use and calls it through ctypes."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.engine.cache import Cache
+from model.engine.reference import INDEX_NORM_EPS, LATENT_NORM_EPS
+from model.engine.request import EngineError
+from model.engine.weights import FeedForward, FusedLayer, FusedWeights
+
+_SOURCE = Path(__file__).with_name("step.cpp")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_COLUMNS = 16  # of a packed panel; step.cpp's tile
+Macros = tuple[tuple[str, str], ...]
+
+
+class NativeStep:
+    """Same call as `ReferenceStep`; keeps the packed weights and the table of pointers that step.cpp reads."""
+
+    def __init__(self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None) -> None:
+        self.cache, self.topk = cache, min(topk or cache.max_length, cache.max_length)
+        self.config, self.vocabulary = config, config.vocab_size
+        self.function = _build(_macros(config))
+        self.embedding, self.head = weights.embedding.contiguous(), _pack(weights.head)
+        self.angles = _angles(config, cache.max_length)
+        self._kept: list[Tensor] = []  # the table's pointers stay valid as long as these live
+        self.table = torch.tensor([self._entry(layer, index) for index, layer in enumerate(weights.layers)])
+
+    @staticmethod
+    def available(config: ModelConfig, device: torch.device) -> bool:
+        """Whether there is a compiler, the model is on the CPU, and its sizes are multiples of the vector width."""
+        vectors = (config.q_lora_rank, config.kv_lora_rank, config.index_head_dim)
+        inner = (config.intermediate_size, config.moe_intermediate_size)
+        whole = not any(size % 8 for size in (*vectors, *inner, config.qk_rope_head_dim)) and not config.hidden_size % 16
+        return device.type == "cpu" and whole and shutil.which("g++") is not None
+
+    def _entry(self, layer: FusedLayer, index: int) -> list[int]:
+        """One row of the table, in the order of step.cpp's `Layer`."""
+        gain, bias = layer.key_norm or (None, None)
+        routing = layer.routing
+        c = self.config
+        low = c.q_lora_rank + c.kv_lora_rank + c.qk_rope_head_dim + c.index_head_dim + c.index_n_heads
+        queries = c.num_attention_heads * (c.kv_lora_rank + c.qk_rope_head_dim) + c.index_n_heads * c.index_head_dim
+        fields = [_pack(layer.low, low), _pack(layer.queries, queries), _pack(layer.output)]
+        fields += [gain, bias, *_packed(layer.dense)]
+        fields += [_pack(routing.router), routing.bias, *_packed(routing.experts)] if routing else [None] * 4
+        fields += [self.cache.latent[index], self.cache.index_keys[index]]
+        self._kept += [field for field in fields if field is not None]
+        return [0 if field is None else field.data_ptr() for field in fields] + [layer.dense.down.shape[-1]]
+
+    def __call__(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
+        """tokens, slots, positions: [R]; wanted: [W] ascending row numbers. Returns their logits, [W, V]."""
+        logits = torch.empty(len(wanted), -(-self.vocabulary // _COLUMNS) * _COLUMNS)
+        self.function(
+            self.table.data_ptr(), len(self.table), self.embedding.data_ptr(), self.head.data_ptr(),
+            self.angles.data_ptr(), self.cache.max_length, self.topk, len(tokens), tokens.data_ptr(),
+            slots.data_ptr(), positions.data_ptr(), len(wanted), wanted.data_ptr(), logits.data_ptr(),
+        )  # fmt: skip
+        return logits[:, : self.vocabulary]
+
+
+def _pack(matrix: Tensor, columns: int = 0) -> Tensor:
+    """[..., out, in] -> [..., panels, in, 16]: room for `columns` outputs, filled up with zeros."""
+    outputs = matrix.shape[-2]
+    short = -(-max(columns, outputs) // _COLUMNS) * _COLUMNS - outputs
+    return torch.nn.functional.pad(matrix, (0, 0, 0, short)).unflatten(-2, (-1, _COLUMNS)).mT.contiguous()
+
+
+def _packed(weights: FeedForward) -> list[Tensor]:
+    return [_pack(weights.gate_up), _pack(weights.down)]
+
+
+def _angles(config: ModelConfig, max_length: int) -> Tensor:
+    """cos and sin of each position and pair, [max_length, rope / 2, 2]."""
+    frequency = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float64) / config.qk_rope_head_dim
+    angles = torch.arange(max_length)[:, None] * config.rope_theta**-frequency
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def _macros(config: ModelConfig) -> Macros:
+    sizes = {
+        "HIDDEN": config.hidden_size,
+        "VOCABULARY": config.vocab_size,
+        "HEADS": config.num_attention_heads,
+        "Q_LORA": config.q_lora_rank,
+        "KV_LORA": config.kv_lora_rank,
+        "ROPE": config.qk_rope_head_dim,
+        "INDEX_HEADS": config.index_n_heads,
+        "INDEX_DIM": config.index_head_dim,
+        "DENSE": config.intermediate_size,
+        "SHARED": config.moe_intermediate_size * config.n_shared_experts,
+        "EXPERT": config.moe_intermediate_size,
+        "EXPERTS": config.n_routed_experts,
+        "PER_TOKEN": config.num_experts_per_tok,
+        "NORMALISE": int(config.norm_topk_prob),
+    }
+    reals = {
+        "ROUTED_SCALE": config.routed_scaling_factor,
+        "NORM_EPS": config.rms_norm_eps,
+        "LATENT_NORM_EPS": LATENT_NORM_EPS,
+        "INDEX_NORM_EPS": INDEX_NORM_EPS,
+    }
+    whole = tuple((name, str(value)) for name, value in sizes.items())
+    return whole + tuple((name, f"{float(value)!r}f") for name, value in reals.items())
+
+
+@cache
+def _build(macros: Macros) -> "ctypes._NamedFuncPointer":
+    """The function compiled for these sizes; the library is kept under its source's and sizes' hash."""
+    key = hashlib.sha256(repr((_SOURCE.read_text(), macros, _FLAGS, _processor())).encode()).hexdigest()[:20]
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "longhaul"
+    library = home / f"step-{key}.so"
+    if not library.exists():
+        _compile(macros, library)
+    function = ctypes.CDLL(str(library)).decode_rows
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, number, *[pointer] * 3, *[number] * 3, *[pointer] * 3, number, *[pointer] * 2]
+    function.restype = None
+    return function
+
+
+def _compile(macros: Macros, library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / "step.so"
+        command = ["g++", *_FLAGS, *(f"-D{name}={value}" for name, value in macros), str(_SOURCE), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise EngineError(f"The compiler failed on {_SOURCE.name}: {done.stderr[-2000:]}")
+        os.replace(built, library)
+
+
+def _processor() -> str:
+    """What -march=native depends on, so that a cache shared by two machines holds a library for each."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), os.uname().machine)
