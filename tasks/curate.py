@@ -71,7 +71,8 @@ def _build(config: Config, building: Path, demonstrations: Path) -> dict[str, An
     curated = run_filters(documents, building / "work", grams, curate.max_document_bytes, curate.workers)
     if tally.not_utf8_documents:
         curated.drops["not_utf8"] = (tally.not_utf8_documents, tally.not_utf8_bytes)
-    _say(2, f"kept {len(curated.documents):,} of {tally.total_documents:,} documents, {tally.total_bytes / 1e6:.1f} MB read")
+    kept, megabytes = len(curated.documents), tally.total_bytes / 1e6
+    _say(2, f"kept {kept:,} of {tally.total_documents:,} documents, {megabytes:.1f} MB read")
     expectations = check_batch(
         curated.documents, curate.minimum_documents, curate.minimum_bytes, curate.max_document_bytes
     )

@@ -41,7 +41,8 @@ def split_documents(documents: Sequence[Document], fraction: float) -> dict[str,
     for name, texts in splits.items():
         if not texts:
             raise EmptySplitError(
-                f"The split {name!r} is empty: {len(documents)} documents are too few for curate.heldout_fraction={fraction}."
+                f"The split {name!r} is empty: {len(documents)} documents are too few "
+                f"for curate.heldout_fraction={fraction}."
             )
     return splits
 
@@ -49,10 +50,8 @@ def split_documents(documents: Sequence[Document], fraction: float) -> dict[str,
 def write_corpus(
     folder: Path, splits: dict[str, list[str]], demonstrations: Sequence[str], plan: TokenizerPlan, shard_tokens: int
 ) -> dict[str, Any]:
-    """Writes tokenizer and shards into `folder`; returns the manifest so far. Only training text shapes the tokenizer."""
-    texts = tokenizer.training_texts(
-        splits["train"], demonstrations, plan.tokenizer_bytes, plan.demonstration_weight
-    )
+    """Writes tokenizer and shards; returns the manifest so far. Only training text shapes the tokenizer."""
+    texts = tokenizer.training_texts(splits["train"], demonstrations, plan.tokenizer_bytes, plan.demonstration_weight)
     trained = tokenizer.train(texts, plan.vocab_size)
     tokenizer.save(trained, folder / "tokenizer", plan.context)
     manifest: dict[str, Any] = {"format": shards.FORMAT, "vocab_size": plan.vocab_size}

@@ -31,8 +31,8 @@ MINIMUM_BYTES = 200  # less is a stub: an empty __init__.py, a one-line notice
 NON_PRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
-class Words(WordTokenizer):
-    """Runs of letters and digits, and single marks. A hundred times faster than a linguistic tokenizer, fit for code."""
+class Words(WordTokenizer):  # type: ignore[misc]  # datatrove is untyped
+    """Runs of letters and digits, and single marks. Far faster than a linguistic tokenizer, and fit for code."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """Text to words."""
@@ -50,7 +50,7 @@ class Words(WordTokenizer):
 WORDS = Words()
 
 
-class OnlyKind(BaseFilter):  # type: ignore[misc]  # datatrove is untyped
+class OnlyKind(BaseFilter):  # type: ignore[misc]
     """Asks another filter about documents of one kind and passes the rest."""
 
     name = "only one kind"
@@ -170,7 +170,11 @@ def filter_steps(
     prose_repetition = GopherRepetitionFilter(language=WORDS)
     # Manuals are lists of options and headings: short words, marks and bullets are allowed more often than on the web.
     prose_quality = GopherQualityFilter(
-        min_doc_words=30, min_avg_word_length=2.5, max_non_alpha_words_ratio=0.4, max_symbol_word_ratio=0.2, language=WORDS
+        min_doc_words=30,
+        min_avg_word_length=2.5,
+        max_non_alpha_words_ratio=0.4,
+        max_symbol_word_ratio=0.2,
+        language=WORDS,
     )
     return [
         LambdaFilter(functools.partial(well_formed, maximum_bytes), drops("form")),

@@ -43,7 +43,9 @@ def check_batch(
     failed = [row for row in rows if not row["success"]]
     if failed:
         names = ", ".join(f"{row['expectation']}({row['column']})" for row in failed)
-        raise GateError(f"The curated batch violates {len(failed)} of {len(rows)} expectations: {names}.\n{table(rows)}")
+        raise GateError(
+            f"The curated batch violates {len(failed)} of {len(rows)} expectations: {names}.\n{table(rows)}"
+        )
     return rows
 
 
@@ -51,7 +53,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text."""
     lines = [("", "expectation", "column", "asked", "seen")]
     lines += [
-        ("ok" if row["success"] else "FAIL", row["expectation"], row["column"], row["asked"], row["seen"]) for row in rows
+        ("ok" if row["success"] else "FAIL", row["expectation"], row["column"], row["asked"], row["seen"])
+        for row in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join(
@@ -68,7 +71,9 @@ def _expectations(minimum_documents: int, minimum_bytes: int, maximum_document_b
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("id", "text_hash", "language", "kind")),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
         gxe.ExpectColumnValuesToBeUnique(column="text_hash"),
-        gxe.ExpectColumnValuesToBeBetween(column="bytes", min_value=MINIMUM_BYTES // 2, max_value=maximum_document_bytes),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="bytes", min_value=MINIMUM_BYTES // 2, max_value=maximum_document_bytes
+        ),
         gxe.ExpectColumnValuesToBeBetween(column="printable", min_value=0.99),
         gxe.ExpectColumnValuesToBeInSet(column="language", value_set=["en", "code"]),
         gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=["code", "prose"]),

@@ -110,9 +110,7 @@ def _wanted(path: Path, root: Root) -> bool:
     return path.is_file() and not path.is_symlink() and 0 < path.stat().st_size <= LARGEST_FILE
 
 
-def _read_some(
-    root: Root, listing: Iterator[tuple[str, Path]], limit: int, tally: Tally
-) -> Iterator[RawDocument]:
+def _read_some(root: Root, listing: Iterator[tuple[str, Path]], limit: int, tally: Tally) -> Iterator[RawDocument]:
     stop = tally.total_bytes + limit
     while tally.total_bytes < stop:
         pair = next(listing, None)

@@ -87,7 +87,9 @@ def _read_one(path: Path, entry: dict[str, Any], dtype: np.dtype[Any]) -> NDArra
         raise ShardError(f"The shard {path} is missing.")
     expected = entry["tokens"] * dtype.itemsize
     if path.stat().st_size != expected:
-        raise ShardError(f"The shard {path} is truncated or altered: {path.stat().st_size} bytes instead of {expected}.")
+        raise ShardError(
+            f"The shard {path} is truncated or altered: {path.stat().st_size} bytes instead of {expected}."
+        )
     tokens = np.memmap(path, dtype=dtype, mode="r")
     if hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise ShardError(f"The shard {path} is altered: its SHA-256 is not the one in the manifest.")

@@ -47,7 +47,7 @@ def _read_named(source: str, name: str, s3_endpoint_url: str) -> Iterator[RawDoc
 
 
 def open_filesystem(source: str, s3_endpoint_url: str = "") -> tuple[AbstractFileSystem, str]:
-    """The fsspec file system of a source and the path in it; the S3 endpoint is the parameter, else the environment's."""
+    """The file system of a source and the path in it; the S3 endpoint is the parameter, else the environment's."""
     if not source.startswith("s3://"):
         return fsspec.filesystem("file"), os.path.abspath(source)
     endpoint = s3_endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
