@@ -50,8 +50,16 @@ class PretrainConfig:
 
     __pydantic_config__ = STRICT
     steps: int = 400
-    batch: int = 16
-    context: int = 256
+    batch: int = 16  # rows a step, over all ranks
+    context: int = 256  # tokens a row
+    optimizer: Literal["muon", "adamw"] = "muon"
+    muon_lr: float = 0.02
+    adamw_lr: float = 3e-3
+    decay: float = 0.3  # share of the steps over which the learning rate falls
+    repeat_share: float = 0.2  # of the rows: random strings repeated at once, so that copying forms
+    zero_stage: int = 0  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    heldout_windows: int = 160
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,25 @@ class MidtrainConfig:
     """Context extension, DSA warm-up, sparse training, agent trajectories."""
 
     __pydantic_config__ = STRICT
-    context: int = 1024
+    context: int = 1024  # tokens a row
+    batch: int = 4  # rows a step, over all ranks
+    dense_steps: int = 40  # dense attention at the longer context
+    indexer_steps: int = 20  # DSA warm-up: only the indexer learns
+    sparse_steps: int = 100  # sparse attention on the mixture
+    agent_steps: int = 60  # sparse attention, expert trajectories dominating
+    optimizer: Literal["muon", "adamw"] = "muon"
+    muon_lr: float = 0.02
+    adamw_lr: float = 3e-3
+    indexer_lr: float = 1e-2
+    decay: float = 0.6  # share of the agent steps over which the learning rate falls
+    mixture: Mapping[str, float] = field(default_factory=dict)  # source -> share of the rows
+    agent_mixture: Mapping[str, float] = field(default_factory=dict)
+    trajectory_weight: float = 1.0  # loss weight of the tokens that the expert wrote
+    other_weight: float = 0.1  # of instructions and observations
+    zero_stage: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    heldout_windows: int = 40
+    retrieval_documents: int = 32
 
 
 @dataclass(frozen=True)
@@ -85,10 +111,9 @@ class ReinforceConfig:
     optimizer_steps: int = 2  # parts a batch is split into, one optimizer step each
     reset_optimizer: bool = False  # forget the optimizer's state after every published policy
     micro_batch_tokens: int = 4096
-    temperature: float = 1.0
     max_action_tokens: int = 24
     max_context: int = 1024
-    concurrency: int = 96  # episodes that run at once in a rollout worker
+    concurrency: int = 48  # episodes that run at once in a rollout worker
     rollout_workers: int = 1
     judge_workers: int = 1
     threads: int = 1  # torch threads of each worker

@@ -1,0 +1,152 @@
+"""Stage `midtrain`: longer context, DSA warm-up, then sparse attention on text, retrieval and agent trajectories."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from model import Transformer
+from tasks.config import Config, parse_arguments
+from tasks.curation.shards import read_split
+from tasks.environments.chat import Chat
+from tasks.tracking import provenance
+from tasks.training import finish, heldout
+from tasks.training.data import CorpusWindows, Source
+from tasks.training.errors import known_errors
+from tasks.training.indexer import captured_mass
+from tasks.training.loop import Run, train
+from tasks.training.report import Reporter, reporting
+from tasks.training.resume import ResumeState
+from tasks.training.retrieval import AdjacentRepeats, ScatteredRepeats
+from tasks.training.schedule import Phase
+from tasks.training.settings import OptimizerSettings
+from tasks.training.trajectories import Trajectories, Transcript, load_transcripts
+
+CORPUS = Path("data/corpus")
+DEMONSTRATIONS = Path("data/demonstrations")
+BASE = Path("checkpoints/pretrain")
+CHECKPOINT = Path("checkpoints/midtrain")
+METRICS = Path("metrics/midtrain.json")
+INPUTS = (CORPUS, DEMONSTRATIONS, BASE)
+HELDOUT_TRANSCRIPTS = 100
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the stage reads."""
+
+    tokenizer: Tokenizer
+    sources: Mapping[str, Source]
+    heldout_text: CorpusWindows
+    heldout_transcripts: Sequence[Transcript]
+
+
+def phases(config: Config) -> list[Phase]:
+    """Dense at the longer context, indexer warm-up, sparse on the mixture, sparse on mostly trajectories."""
+    section = config.midtrain
+    settings = OptimizerSettings(
+        name=section.optimizer,
+        muon_lr=section.muon_lr,
+        adamw_lr=section.adamw_lr,
+        zero_stage=section.zero_stage,
+        dtype=section.dtype,
+    )
+    indexer = replace(settings, name="adamw", adamw_lr=section.indexer_lr)
+    mixture, agent = dict(section.mixture), dict(section.agent_mixture)
+    size = (section.batch, section.context)
+    plan = [
+        Phase("dense", "dense", section.dense_steps, *size, mixture, settings),
+        Phase("indexer", "warmup", section.indexer_steps, *size, mixture, indexer, train="indexer"),
+        Phase("sparse", "sparse", section.sparse_steps, *size, mixture, settings),
+        Phase("agent", "sparse", section.agent_steps, *size, agent, settings, decay=section.decay),
+    ]
+    return [phase for phase in plan if phase.steps]
+
+
+def read_material(config: Config) -> Material:
+    """Corpus, retrieval documents and demonstrations. Raises ShardError or TrainingDataError on bad files."""
+    section = config.midtrain
+    tokenizer = Tokenizer.from_file(str(CORPUS / "tokenizer" / "tokenizer.json"))
+    letters = heldout.single_letters(tokenizer)
+    corpus = CorpusWindows(read_split(CORPUS, "train"))
+    weights = (section.trajectory_weight, section.other_weight)
+    transcripts, kept = load_transcripts(DEMONSTRATIONS, Chat(tokenizer), *weights)
+    sources: dict[str, Source] = {
+        "corpus": corpus,
+        "repeats": AdjacentRepeats(letters),
+        "retrieval": ScatteredRepeats(corpus, letters),
+        "trajectories": Trajectories(transcripts),
+    }
+    return Material(tokenizer, sources, CorpusWindows(read_split(CORPUS, "heldout")), kept[:HELDOUT_TRANSCRIPTS])
+
+
+def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
+    """Trains from checkpoints/pretrain, writes checkpoints/midtrain and returns the metrics."""
+    started = time.monotonic()
+    material = read_material(config)
+    lineage = provenance("midtrain", config, INPUTS)
+    state = ResumeState("midtrain", lineage)
+    plan = phases(config)
+    transformer = Transformer.from_pretrained(BASE)
+    before = evaluate(transformer, material, config, sparse=False)
+    curve = train(transformer, Run("midtrain", plan, material.sources, config.seed, state, reporter.log))
+    metrics = evaluate(transformer, material, config, sparse=True)
+    metrics["before"] = before
+    metrics["steps"] = sum(phase.steps for phase in plan)
+    metrics["tokens"] = sum(phase.steps * phase.batch * phase.context for phase in plan)
+    finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
+    metrics |= {"curve": finish.thinned(curve), "seconds": round(time.monotonic() - started, 2)}
+    finish.write_metrics(METRICS, metrics)
+    state.clear()
+    return metrics
+
+
+def evaluate(transformer: Transformer, material: Material, config: Config, sparse: bool) -> dict[str, Any]:
+    """Held-out bits per byte and demonstration loss, retrieval by distance, and what the indexer captures."""
+    section = config.midtrain
+    mode = "sparse" if sparse else "dense"
+    transformer.eval()
+    lengths = heldout.token_bytes(material.tokenizer)
+    rows = heldout.heldout_windows(material.heldout_text.tokens, section.context, section.heldout_windows)
+    documents = retrieval_set(material, section.context, section.retrieval_documents, config.seed)
+    retrieval = heldout.retrieval_accuracy(transformer, documents, mode)
+    metrics: dict[str, Any] = {
+        "heldout_bits_per_byte": heldout.bits_per_byte(transformer, rows, lengths, mode).to_json(),
+        "heldout_demonstration_loss": heldout.transcript_loss(
+            transformer, material.heldout_transcripts, mode, section.other_weight
+        ).to_json(),
+        "retrieval_accuracy": retrieval.pop("all").to_json(),
+        "retrieval_accuracy_by_distance": {name: value.to_json() for name, value in retrieval.items()},
+    }
+    if sparse:
+        mass = captured_mass(transformer, [row.row for row in documents[:4]])
+        metrics["indexer_captured_mass"] = {"mean": sum(mass) / len(mass), "worst_layer": min(mass), "layers": mass}
+    return metrics
+
+
+def retrieval_set(material: Material, length: int, count: int, seed: int) -> list[heldout.RetrievalRow]:
+    """Retrieval documents over held-out text, the same before and after."""
+    source = ScatteredRepeats(material.heldout_text, heldout.single_letters(material.tokenizer))
+    return heldout.retrieval_rows(source, count, length, seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m tasks.midtrain [--set key=value ...]`."""
+    try:
+        config = parse_arguments("midtrain", argv)
+        with reporting("midtrain", config, INPUTS) as reporter:
+            reporter.summary(midtrain(config, reporter))
+    except known_errors() as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training: a DeepSpeed engine, data as a function of the step, resume state, phases."""

@@ -1,0 +1,69 @@
+"""The process group and DeepSpeed's import, for one process without a launcher as well as under torchrun."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.distributed as dist
+
+_BUILT_OP = "deepspeed_shm_comm"  # only for inference; compiling it takes a minute and a compiler
+
+
+def start_process_group() -> None:
+    """Joins torchrun's group, or makes a group of one. Does nothing where a group exists."""
+    if dist.is_initialized():
+        return
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        meeting_point = Path(tempfile.mkdtemp(prefix="longhaul-")) / "group"
+        dist.init_process_group(backend, init_method=f"file://{meeting_point}", rank=0, world_size=1)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """The device of this rank."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed without its banner lines, its compiled CPU op and its FutureWarnings."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        deepspeed = importlib.import_module("deepspeed")
+        operators = importlib.import_module("deepspeed.ops")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    operators.__compatible_ops__[_BUILT_OP] = False
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    return deepspeed

@@ -1,0 +1,54 @@
+"""Learning-rate and phase schedules: pure functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.training.data import Mode
+from tasks.training.settings import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps with one attention mode, one mixture and one optimizer.
+
+    `mixture` maps a source's name to its share of the rows; `train` says which parameters move
+    (`indexer` in a DSA warm-up, everything else).
+    """
+
+    name: str
+    mode: Mode
+    steps: int
+    batch: int  # rows of all ranks together
+    context: int  # tokens a row
+    mixture: dict[str, float]
+    optimizer: OptimizerSettings
+    train: Literal["all", "indexer"] = "all"
+    warmup: float = 0.02  # share of the phase's steps
+    decay: float = 0.0
+
+
+def warmup_stable_decay(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Factor in (0, 1] on the learning rate: linear rise, plateau, linear fall towards 0.
+
+    `warmup` and `decay` are shares of `steps`. Source: MiniCPM (arXiv 2404.06395), section 4.
+    """
+    rise = max(1, round(warmup * steps))
+    fall = max(1, round(decay * steps))
+    return min(1.0, (step + 1) / rise, (steps - step) / fall)
+
+
+def locate(phases: Sequence[Phase], step: int) -> tuple[int, int]:
+    """The phase a global step lies in, and the step inside it. Raises ValueError past the end."""
+    for index, phase in enumerate(phases):
+        if step < phase.steps:
+            return index, step
+        step -= phase.steps
+    raise ValueError(f"Step {step} lies past the last phase {phases[-1].name!r}.")
+
+
+def total_steps(phases: Sequence[Phase]) -> int:
+    """Steps of all phases together."""
+    return sum(phase.steps for phase in phases)

@@ -1,0 +1,35 @@
+"""What the optimizer and the engine are told; no torch here, so that configuration stays quick to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Learning rates are peaks: the schedule multiplies them.
+
+    `muon` takes hidden matrices (with Muon Split over the MLA up-projections), AdamW the rest.
+    Muon needs whole matrices, so it goes with ZeRO stage 0; stages 1-3 shard flat buffers and
+    take `adamw`. `bfloat16` is autocast over fp32 weights.
+    """
+
+    name: Literal["muon", "adamw"] = "muon"
+    muon_lr: float = 0.02
+    adamw_lr: float = 3e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    zero_stage: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}.")
+        if self.name == "muon" and self.zero_stage:
+            raise ValueError(
+                f"The optimizer 'muon' needs zero_stage 0 because stage {self.zero_stage} shards flat buffers; "
+                "choose the optimizer 'adamw' with it."
+            )
