@@ -1,0 +1,52 @@
+"""The families of environments, by name; a family is two functions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tasks.environments import chain, repair, shell, world
+from tasks.environments.task import SPLITS, Split, Task, TaskError
+
+
+@dataclass(frozen=True)
+class Family:
+    """`generate(seed, split)` gives the task; `expert(task, rng, slip_rate)` the commands of a demonstration;
+    `solved(task, final state)` says whether such a demonstration ended well. What a model did only the judge grades.
+    """
+
+    generate: Callable[[int, Split], Task]
+    expert: Callable[[Task, random.Random, float], list[str]]
+    solved: Callable[[Task, Mapping[str, str]], bool]
+
+
+_FAMILIES: Mapping[str, Family] = {
+    "shell": Family(shell.generate, shell.expert, world.solved),
+    "chain": Family(chain.generate, chain.expert, world.solved),
+    "repair": Family(repair.generate, repair.expert, repair.solved),
+}
+
+
+def families() -> tuple[str, ...]:
+    """The names of all families."""
+    return tuple(_FAMILIES)
+
+
+def family(name: str) -> Family:
+    """The family of this name. Raises TaskError naming the known ones."""
+    if name not in _FAMILIES:
+        raise TaskError(f"The environment family {name!r} does not exist; choose one of {', '.join(_FAMILIES)}.")
+    return _FAMILIES[name]
+
+
+def generate(name: str, seed: int, split: Split) -> Task:
+    """The task of (family, seed, split): a pure function. Raises TaskError for an unknown family or split."""
+    if split not in SPLITS:
+        raise TaskError(f"The split {split!r} does not exist; choose one of {', '.join(SPLITS)}.")
+    return family(name).generate(seed, split)
+
+
+def expert(task: Task, rng: random.Random, slip_rate: float) -> list[str]:
+    """The commands of one demonstration of the task, with mistakes at about `slip_rate`."""
+    return family(task.family).expert(task, rng, slip_rate)
