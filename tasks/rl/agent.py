@@ -7,9 +7,10 @@ happen in a thread pool, so that the engine never waits for a command and a slow
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from model.engine import Completion, Engine, Request
@@ -138,6 +139,7 @@ class AgentLoop:
         self._episodes: dict[str, Episode] = {}
         self._pending: dict[Future[Any], Callable[[Any], None]] = {}
         self._owner: dict[Future[Any], str] = {}
+        self._answers: SimpleQueue[Future[Any]] = SimpleQueue()
         self._serial = 0
 
     @property
@@ -155,14 +157,21 @@ class AgentLoop:
 
     def poll(self) -> None:
         """One turn of the crank: what the boxes answered, then one step of the engine (or a short wait)."""
-        if self._pending:
-            idle = None if not self.engine.has_work else 0
-            done, _ = wait(self._pending, timeout=0.05 if idle is None else 0, return_when=FIRST_COMPLETED)
-            for future in done:
-                self._answered(future)
+        for future in self._arrived():
+            self._answered(future)
         if self.engine.has_work:
             for completion in self.engine.step():
                 self._sampled(self._episodes[completion.session], completion)
+
+    def _arrived(self) -> Iterator[Future[Any]]:
+        """The answers that are there; with nothing to decode, waits a moment for the first."""
+        wait = bool(self._pending) and not self.engine.has_work
+        try:
+            while True:
+                yield self._answers.get(block=wait, timeout=0.05)
+                wait = False
+        except Empty:
+            return
 
     def close(self) -> None:
         """Abandons what still runs: sessions are released and boxes closed."""
@@ -224,6 +233,7 @@ class AgentLoop:
         future = self._pool.submit(work)
         self._pending[future] = then
         self._owner[future] = episode.name
+        future.add_done_callback(self._answers.put)
 
     def _answered(self, future: Future[Any]) -> None:
         then, episode = self._pending.pop(future), self._episodes[self._owner.pop(future)]

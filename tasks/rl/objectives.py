@@ -98,5 +98,7 @@ NEEDS_PROXIMAL = frozenset({"grpo_icepop", "decoupled_ppo"})
 def objective_by_name(name: str) -> Objective:
     """Raises UnknownObjective with the known names."""
     if name not in OBJECTIVES:
-        raise UnknownObjective(f"The objective {name!r} of reinforce.objective is unknown; choose one of {', '.join(OBJECTIVES)}.")
+        raise UnknownObjective(
+            f"The objective {name!r} of reinforce.objective is unknown; choose one of {', '.join(OBJECTIVES)}."
+        )
     return OBJECTIVES[name]

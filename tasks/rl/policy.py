@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from model import Transformer
 
 MANIFEST = "manifest.json"
 LEARNER = "learner.safetensors"
+METRICS = "step.json"
 
 
 class PolicyError(RuntimeError):
@@ -51,8 +53,14 @@ class PolicyStore:
             raise PolicyError(f"The policy store {self.root} holds no published policy.")
         return versions[-1]
 
-    def publish(self, model: Transformer, version: int, learner: Mapping[str, Tensor] | None = None) -> Path:
-        """Publishes the weights, and the learner's state beside them, as `version` (a number not yet used)."""
+    def publish(
+        self,
+        model: Transformer,
+        version: int,
+        learner: Mapping[str, Tensor] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Publishes the weights as `version` (a number not yet used), the learner's state and step metrics beside them."""
         target = self.folder(version)
         if target.exists():
             raise PolicyError(f"The policy {target} is already published.")
@@ -61,6 +69,7 @@ class PolicyStore:
         model.save_pretrained(draft)
         if learner is not None:
             save_file(dict(learner), draft / LEARNER)
+        (draft / METRICS).write_text(json.dumps(dict(metrics or {})), encoding="utf-8")
         _write_manifest(draft, version)
         os.rename(draft, target)
         self._discard_old()
@@ -91,6 +100,11 @@ class PolicyStore:
             return load_file(path) if path.exists() else {}
         except SafetensorError as error:
             raise PolicyError(f"The file {path} cannot be read: {error}.") from error
+
+    def metrics(self, version: int) -> dict[str, Any]:
+        """The metrics of the step that made `version`."""
+        content: dict[str, Any] = json.loads((self.verify(version) / METRICS).read_text(encoding="utf-8"))
+        return content
 
     def _sweep(self) -> None:
         for leftover in self.root.glob(".*-*"):  # of a learner that was killed; only one learner publishes at a time

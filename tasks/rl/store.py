@@ -89,7 +89,9 @@ class TrajectoryStore:
                 family, seed = choose(index)
                 db.execute("INSERT INTO groups (id, family, seed, planned_version) VALUES (?, ?, ?, ?)",
                            (index, family, seed, version))  # fmt: skip
-                db.executemany("INSERT INTO episodes (group_id, sample) VALUES (?, ?)", [(index, s) for s in range(samples)])
+                db.executemany(
+                    "INSERT INTO episodes (group_id, sample) VALUES (?, ?)", [(index, s) for s in range(samples)]
+                )
         return len(planned)
 
     def lease_planned(self, worker: str, limit: int, seconds: float) -> list[Lease]:
@@ -158,7 +160,9 @@ class TrajectoryStore:
     def renew(self, worker: str, seconds: float) -> int:
         """Moves the deadline of all leases of a living worker; how many it still holds."""
         with self._transaction() as db:
-            return db.execute("UPDATE episodes SET deadline = ? WHERE worker = ?", (self.clock() + seconds, worker)).rowcount
+            return db.execute(
+                "UPDATE episodes SET deadline = ? WHERE worker = ?", (self.clock() + seconds, worker)
+            ).rowcount
 
     def release(self, worker: str) -> int:
         """Gives back every lease of a worker known to be dead; how many there were."""
@@ -199,11 +203,15 @@ class TrajectoryStore:
             consumed = db.execute("SELECT count(*) FROM groups WHERE step = ?", (step,)).fetchone()[0]
             decision = decide(self._ready(db), consumed)
             for group, reason in decision.drop.items():
-                db.execute("UPDATE groups SET state = 'dropped', step = ?, reason = ? WHERE id = ?", (step, reason, group))
+                db.execute(
+                    "UPDATE groups SET state = 'dropped', step = ?, reason = ? WHERE id = ?", (step, reason, group)
+                )
             if decision.claim is None:
                 return None
             db.execute("INSERT INTO steps (step, state) VALUES (?, 'claimed')", (step,))
-            db.executemany("UPDATE groups SET state = 'claimed', step = ? WHERE id = ?", [(step, g) for g in decision.claim])
+            db.executemany(
+                "UPDATE groups SET state = 'claimed', step = ? WHERE id = ?", [(step, g) for g in decision.claim]
+            )
             return sorted(decision.claim)
 
     def _ready(self, db: sqlite3.Connection) -> list[ReadyGroup]:
@@ -261,6 +269,7 @@ class TrajectoryStore:
     def rewards(self, step: int) -> list[float]:
         """Every reward of the groups trained or dropped at `step`: what the policy earned, before any filter."""
         rows = self._connection.execute(
-            "SELECT reward FROM episodes JOIN groups ON groups.id = group_id WHERE step = ? AND reward IS NOT NULL", (step,)
+            "SELECT reward FROM episodes JOIN groups ON groups.id = group_id WHERE step = ? AND reward IS NOT NULL",
+            (step,),
         )
         return [row[0] for row in rows]

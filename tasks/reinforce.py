@@ -1,0 +1,92 @@
+"""Stage `reinforce`: asynchronous reinforcement learning of checkpoints/midtrain against the judge.
+
+Starts the rollout, judge and learner programs side by side and continues an interrupted run of the same parameters
+and inputs. `make run` does the same with one Prefect subflow a kind of worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.config import Config, parse_arguments
+from tasks.rl import supervisor
+from tasks.rl.spec import SPEC, read_spec
+from tasks.tracking import provenance, run
+
+CHECKPOINT = Path("checkpoints/reinforce")
+RESULTS = Path("results/reinforce")
+METRICS = Path("metrics/reinforce.json")
+INPUTS = (Path("checkpoints/midtrain"),)
+FINISHED = Path(".longhaul/finished/reinforce")
+
+
+def reinforce(config: Config) -> dict[str, Any]:
+    """The whole stage; the metrics. Raises WorkerFailed if a worker ends for good."""
+    run_dir = supervisor.prepare(config, INPUTS[0])
+    supervisor.run_all(run_dir, extra=[lambda: supervisor.measure(run_dir, "before")])
+    supervisor.measure(run_dir, "after")
+    return finish(config, run_dir)
+
+
+def finish(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Writes the stage's outs and tracking run from a run whose steps are trained and whose families are measured.
+
+    The run folder moves to .longhaul/finished/reinforce, so that the same command later starts afresh.
+    """
+    from tasks.rl import results  # imports torch, which the supervisor does not need
+
+    spec = read_spec(run_dir)
+    lineage = provenance("reinforce", config, INPUTS)
+    metrics = results.run_metrics(run_dir, spec)
+    families = {key: value for key, value in metrics.items() if key in spec.reinforce.evaluation}
+    history = results.read_history(run_dir)
+    results.write_results(RESULTS, history, families)
+    results.write_checkpoint(run_dir, spec, CHECKPOINT, {"longhaul.json": json.dumps(lineage, indent=1).encode()})
+    metrics["seconds"] = round(time.time() - (run_dir / SPEC).stat().st_mtime, 2)  # pauses of a resumed run included
+    _write_metrics(metrics)
+    _track(config, history, metrics)
+    _retire(run_dir)
+    return metrics
+
+
+def _write_metrics(metrics: dict[str, Any]) -> None:
+    METRICS.parent.mkdir(parents=True, exist_ok=True)
+    draft = METRICS.with_suffix(".tmp")
+    draft.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, METRICS)
+
+
+def _track(config: Config, history: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> None:
+    with run("reinforce", config, INPUTS) as tracker:
+        for row in history:
+            tracker.log({key: value for key, value in row.items() if isinstance(value, int | float)}, row["step"])
+        tracker.summary(metrics)
+        tracker.artifact(RESULTS / "curve.png")
+
+
+def _retire(run_dir: Path) -> None:
+    shutil.rmtree(FINISHED, ignore_errors=True)
+    FINISHED.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(run_dir, FINISHED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m tasks.reinforce [--set key=value ...]`."""
+    try:
+        reinforce(parse_arguments("reinforce", argv))
+    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

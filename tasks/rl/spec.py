@@ -1,0 +1,56 @@
+"""The frozen description of one run, written once by the supervisor and read by every worker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.config.sections import ReinforceConfig
+
+SPEC = "spec.json"
+
+
+class SpecError(ValueError):
+    """A run folder has no readable `spec.json`."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything a worker needs beside the run folder's own store and policies."""
+
+    seed: int
+    checkpoint: str  # folder of the policy that the run starts from
+    checkpoint_sha256: str
+    tokenizer: str  # the tokenizer.json of the checkpoint
+    reinforce: ReinforceConfig
+
+
+def write_spec(run_dir: Path, spec: RunSpec) -> None:
+    """Writes `spec.json` in one step."""
+    draft = run_dir / f".{SPEC}"
+    draft.write_bytes(TypeAdapter(RunSpec).dump_json(spec, indent=1))
+    os.replace(draft, run_dir / SPEC)
+
+
+def read_spec(run_dir: Path) -> RunSpec:
+    """Raises SpecError naming the file if it is missing or is no run spec."""
+    path = run_dir / SPEC
+    try:
+        return TypeAdapter(RunSpec).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise SpecError(f"The folder {run_dir} is no reinforcement learning run: it has no {SPEC}.") from None
+    except ValidationError as error:
+        raise SpecError(f"The file {path} is no run spec: {error.errors()[0]['msg']}.") from error
+
+
+def store_path(run_dir: Path) -> Path:
+    """The run's trajectory store."""
+    return run_dir / "trajectories.sqlite"
+
+
+def policies_path(run_dir: Path) -> Path:
+    """The run's policy store."""
+    return run_dir / "policies"
