@@ -33,7 +33,7 @@ class CurateConfig:
     __pydantic_config__ = STRICT
     sources: tuple[str, ...] = ("machine",)
     s3_endpoint_url: str = ""  # empty: the environment's AWS_ENDPOINT_URL
-    max_bytes: int = 24_000_000  # UTF-8 bytes read, all sources together
+    max_bytes: int = 22_000_000  # UTF-8 bytes read, all sources together
     max_document_bytes: int = 200_000
     minimum_documents: int = 20  # the gate refuses a smaller batch
     minimum_bytes: int = 100_000
@@ -124,10 +124,20 @@ class ReinforceConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Held-out benchmarks."""
+    """Held-out benchmarks, of the candidate and of the checkpoint before RL, on the same tasks and seeds."""
 
     __pydantic_config__ = STRICT
-    samples: int = 8
+    tasks: Mapping[str, int] = field(default_factory=lambda: {"shell": 50})  # family -> held-out tasks
+    samples: int = 8  # episodes a task at temperature 1; one more is greedy
+    first_seed: int = 0
+    concurrency: int = 96  # episodes that run at once
+    max_action_tokens: int = 24
+    max_context: int = 1024
+    heldout_windows: int = 40
+    retrieval_documents: int = 32
+    humaneval_problems: int = 164
+    humaneval_tokens: int = 64  # sampled a problem at most
+    threads: int = 2  # torch threads
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,9 @@ class PromoteConfig:
     """Registry and gate."""
 
     __pydantic_config__ = STRICT
-    name: str = "longhaul"
+    name: str = "longhaul"  # of the registered model
+    margin: float = 0.02  # loss of mean pass@1 against a champion that still counts as not worse
+    confidence: float = 0.95  # of the one-sided interval
 
 
 @dataclass(frozen=True)
