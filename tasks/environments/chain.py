@@ -16,7 +16,7 @@ LATER = tuple(
 )
 HELDOUT_EVERY = 4
 SLIP_SHARE = 0.6  # each step slips this much less than a lone shell task, so that whole chains still succeed
-MAX_TURNS = 5
+MAX_TURNS = 6
 
 
 @dataclass(frozen=True)

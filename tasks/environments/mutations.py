@@ -42,7 +42,10 @@ def mutations(source: str) -> Iterator[Mutation]:
     names = sorted({token for line in lines for token in TOKEN.findall(line) if _is_variable(token)})
     for number, line in enumerate(lines[1:], start=1):
         loops = line.lstrip().startswith("for ")
-        for place, old in enumerate(TOKEN.findall(line)):
+        tokens = TOKEN.findall(line)
+        for place, old in enumerate(tokens):
+            if place and tokens[place - 1] == "return" and old in "+-":
+                continue  # a sign, not an operator: `return * 1` would not parse
             for new in _alternatives(old, [] if loops else names):
                 yield Mutation(number, place, old, new)
 

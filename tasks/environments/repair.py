@@ -103,7 +103,7 @@ def outcome(function: Callable[..., Any], arguments: Arguments) -> object:
     """What a call gives, or the words "an error"."""
     try:
         return function(*arguments)
-    except (TypeError, IndexError, NameError, AttributeError, ValueError):
+    except (TypeError, IndexError, NameError, AttributeError, ValueError, ArithmeticError):
         return FAILED
 
 

@@ -90,5 +90,5 @@ def _arguments(folder: Path) -> list[str]:
         "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL", "--uid", "1000",
         "--gid", "1000", "--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
         "--bind", str(folder), "/work", "--chdir", "/work", "--setenv", "PATH", "/usr/bin:/bin",
-        "--setenv", "HOME", "/work", "--setenv", "LC_ALL", "C",
+        "--setenv", "HOME", "/work", "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "TZ", "UTC",
     ]  # fmt: skip
