@@ -20,39 +20,28 @@ from tasks.rl.trajectory import NOT_SAMPLED, Trajectory
 RUN, FINISHED = 4, 0  # <|observation|> closes a command, <|endoftext|> ends the episode
 
 
-class CommandOutcome(Protocol):
-    """What the loop reads of a command's result."""
-
-    @property
-    def exit_code(self) -> int: ...
-    @property
-    def output(self) -> str: ...
-
-
-class SandboxBox(Protocol):
-    """What the loop needs of a sandbox box."""
-
-    @property
-    def isolation(self) -> str: ...
-    def run(self, command: str) -> CommandOutcome: ...
-    def collect(self, globs: Sequence[str]) -> Mapping[str, bytes]: ...
-    def close(self) -> None: ...
-
-
 class BoxFactory(Protocol):
-    """Opens a fresh box with the given files under /work."""
+    """What the loop needs of tasks.sandbox.SandboxFactory."""
 
-    def box(self, files: Mapping[str, str]) -> Any: ...
+    def box(self, files: Mapping[str, str]) -> Any:
+        """A fresh box with `files` under /work; it has run(command), collect(globs), close() and isolation."""
 
 
 class ChatFormat(Protocol):
-    """How a transcript becomes tokens (tasks.environments.chat.Chat)."""
+    """What the loop needs of tasks.environments.chat.Chat."""
 
     @property
-    def stop_ids(self) -> tuple[int, ...]: ...
-    def prompt(self, instruction: str) -> list[int]: ...
-    def command(self, ids: Sequence[int]) -> str: ...
-    def observation(self, output: str, exit_code: int) -> list[int]: ...
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that close a turn."""
+
+    def prompt(self, instruction: str) -> list[int]:
+        """The episode's first tokens."""
+
+    def command(self, ids: Sequence[int]) -> str:
+        """The command that a turn's sampled tokens spell."""
+
+    def observation(self, output: str, exit_code: int) -> list[int]:
+        """The tokens that follow a command."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +197,12 @@ class AgentLoop:
             self._end(episode, "turns")
         else:
             command = self.chat.command(completion.token_ids)
-            self._in_pool(episode, lambda: _run(episode.box, command), lambda result: self._observed(episode, result))
+            self._in_pool(episode, lambda: _run(episode.box, command), lambda result: self._observed(episode, *result))
 
-    def _observed(self, episode: Episode, result: CommandOutcome) -> None:
+    def _observed(self, episode: Episode, output: str, exit_code: int) -> None:
         episode.turns += 1
-        episode.failed_commands += result.exit_code != 0
-        self._ask(episode, self.chat.observation(result.output, result.exit_code))
+        episode.failed_commands += exit_code != 0
+        self._ask(episode, self.chat.observation(output, exit_code))
 
     def _end(self, episode: Episode, reason: str) -> None:
         episode.finish_reason = reason
@@ -278,9 +267,9 @@ def request_seed(episode_seed: int, turn: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _run(box: Future[Any], command: str) -> CommandOutcome:
-    outcome: CommandOutcome = box.result().run(command)
-    return outcome
+def _run(box: Future[Any], command: str) -> tuple[str, int]:
+    outcome = box.result().run(command)
+    return outcome.output, outcome.exit_code
 
 
 def _collect(box: Future[Any], globs: Sequence[str]) -> tuple[dict[str, bytes], str]:

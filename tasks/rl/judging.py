@@ -49,7 +49,7 @@ def run(worker: Worker) -> None:
 
 def verdict(trajectory: Trajectory, factory: Any) -> Outcome:
     """(reward, None) or (None, why the environment failed)."""
-    task = generate(trajectory.family, trajectory.task_seed, trajectory.split)
+    task = generate(trajectory.family, trajectory.task_seed, "train")
     result = grade(task, trajectory.artifacts, factory)
     return (None, result.error) if result.error else (float(result.reward), None)
 

@@ -61,7 +61,7 @@ def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
     torch.set_num_threads(settings.threads)
     engine = Engine(model, settings.concurrency, settings.max_context, mode=MODE)
     limits = AgentLimits(settings.max_action_tokens, settings.max_context)
-    chat, factory = Chat.from_file(spec.tokenizer), open_sandbox("bubblewrap", Limits())
+    chat, factory = Chat.load(spec.tokenizer), open_sandbox("bubblewrap", Limits())
     return evaluate_family(
         engine, chat, factory, family, settings.evaluation[family], 1,
         temperature=1.0, first_seed=0, concurrency=settings.concurrency, limits=limits,

@@ -60,7 +60,7 @@ class PolicyStore:
         learner: Mapping[str, Tensor] | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Publishes the weights as `version` (a number not yet used), the learner's state and step metrics beside them."""
+        """Publishes weights as `version` (a number not yet used), the learner's state and step metrics beside them."""
         target = self.folder(version)
         if target.exists():
             raise PolicyError(f"The policy {target} is already published.")

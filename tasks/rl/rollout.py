@@ -38,7 +38,7 @@ class Rollout:
         model = self.policies.load(version)
         self.engine = Engine(model, self.settings.concurrency, length, mode=MODE, version=version)
         limits = AgentLimits(self.settings.max_action_tokens, length)
-        chat, factory = Chat.from_file(worker.spec.tokenizer), open_sandbox("bubblewrap", Limits())
+        chat, factory = Chat.load(worker.spec.tokenizer), open_sandbox("bubblewrap", Limits())
         self.loop = AgentLoop(self.engine, chat, factory, limits, self._finished)
 
     def run(self) -> None:

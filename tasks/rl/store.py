@@ -99,7 +99,8 @@ class TrajectoryStore:
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT group_id, sample, family, seed FROM episodes JOIN groups ON groups.id = group_id"
-                " WHERE episodes.state = 'planned' AND groups.state = 'open' ORDER BY group_id, sample LIMIT ?", (limit,),
+                " WHERE episodes.state = 'planned' AND groups.state = 'open' ORDER BY group_id, sample LIMIT ?",
+                (limit,),
             ).fetchall()  # fmt: skip
             self._lease(db, [row[:2] for row in rows], "running", worker, seconds)
         return [Lease(*row) for row in rows]
@@ -127,7 +128,8 @@ class TrajectoryStore:
         """Takes up to `limit` finished episodes for judging, oldest group first."""
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT group_id, sample, trajectory FROM episodes WHERE state = 'finished' ORDER BY group_id, sample LIMIT ?",
+                "SELECT group_id, sample, trajectory FROM episodes WHERE state = 'finished'"
+                " ORDER BY group_id, sample LIMIT ?",
                 (limit,),
             ).fetchall()
             self._lease(db, [row[:2] for row in rows], "judging", worker, seconds)
@@ -153,7 +155,8 @@ class TrajectoryStore:
         taken = 1 if state == "running" else 0
         deadline = self.clock() + seconds
         db.executemany(
-            "UPDATE episodes SET state = ?, worker = ?, deadline = ?, attempts = attempts + ? WHERE group_id = ? AND sample = ?",
+            "UPDATE episodes SET state = ?, worker = ?, deadline = ?, attempts = attempts + ?"
+            " WHERE group_id = ? AND sample = ?",
             [(state, worker, deadline, taken, *key) for key in keys],
         )
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 
 FORMAT = 1
-_INTEGERS = np.dtype("<i4")
-_REALS = np.dtype("<f4")
-_ARRAYS = {"token_ids": _INTEGERS, "loss_mask": np.dtype("u1"), "log_probs": _REALS, "versions": _INTEGERS}
+_ARRAYS = {"token_ids": "<i4", "loss_mask": "u1", "log_probs": "<f4", "versions": "<i4"}
 NOT_SAMPLED = -1  # the version of a token that the model did not write
 
 
@@ -71,7 +69,7 @@ def to_bytes(trajectory: Trajectory) -> bytes:
     """MessagePack with the four lists as little-endian arrays: about 13 bytes a token."""
     record = asdict(trajectory)
     for name, dtype in _ARRAYS.items():
-        record[name] = np.asarray(record[name], dtype=dtype).tobytes()
+        record[name] = np.asarray(record[name], dtype=np.dtype(dtype)).tobytes()
     return bytes(msgpack.packb({"format": FORMAT, **record}))
 
 
@@ -86,5 +84,5 @@ def from_bytes(data: bytes) -> Trajectory:
     if set(record) != {entry.name for entry in fields(Trajectory)}:
         raise TrajectoryError(f"A stored trajectory has the wrong fields: {sorted(record)}.")
     for name, dtype in _ARRAYS.items():
-        record[name] = np.frombuffer(record[name], dtype=dtype).tolist()
+        record[name] = np.frombuffer(record[name], dtype=np.dtype(dtype)).tolist()
     return Trajectory(**record)
