@@ -146,11 +146,11 @@ def _identifier() -> Any:
 
 
 def english(minimum: float, doc: Document) -> Verdict:
-    """Language of prose by py3langid on the first 4,000 characters; the result is kept for the gate."""
+    """Language of prose by py3langid on the first 1,500 characters; the result is kept for the gate."""
     if doc.metadata["kind"] == "code":
         doc.metadata["language"] = "code"
         return True
-    language, probability = _identifier().classify(doc.text[:4000])
+    language, probability = _identifier().classify(doc.text[:1500])
     doc.metadata["language"] = language
     return bool(language == "en" and probability >= minimum) or (False, "not_english")
 

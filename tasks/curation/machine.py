@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import stat
 import sysconfig
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tasks.curation.documents import RawDocument, kind_of
 
 # Test suites are long lists of near-identical assertions; caches and our own code are no corpus.
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
-OWN_PACKAGES = ("flows", "infra", "kernels", "longhaul", "model", "tasks", "__editable__")
+OWN_PACKAGES = frozenset({"flows", "infra", "kernels", "longhaul", "model", "tasks"})
 LARGEST_FILE = 200_000  # bytes on disk; larger ones are generated tables
 
 
@@ -31,7 +32,7 @@ class Root:
     folder: Path
     suffixes: frozenset[str]  # empty: every file
     share: float
-    skip: tuple[str, ...] = ()
+    skip: frozenset[str] = frozenset()  # top-level names to leave out
 
 
 @dataclass
@@ -83,51 +84,54 @@ def read_machine(roots: tuple[Root, ...], max_bytes: int, tally: Tally) -> Itera
             yield from _read_some(root, listing, min(limit, max_bytes - tally.total_bytes), tally)
 
 
-def list_root(root: Root) -> list[tuple[str, Path]]:
-    """(id, path) of the root's files in the order of their ids' SHA-256."""
-    found = [(f"{root.name}/{path.relative_to(root.folder).as_posix()}", path) for path in _walk(root)]
-    return sorted(found, key=lambda pair: hashlib.sha256(pair[0].encode("utf-8", "surrogateescape")).digest())
+def list_root(root: Root) -> list[str]:
+    """Paths below the root's folder of the files with its suffixes, in the order of the SHA-256 of their ids."""
+    return sorted(_walk(root), key=lambda path: hashlib.sha256(os.fsencode(f"{root.name}/{path}")).digest())
 
 
-def _walk(root: Root) -> Iterator[Path]:
+def _walk(root: Root) -> Iterator[str]:
+    # Strings, not Path objects, and no stat: tens of thousands of files are listed and two thousand read.
+    start = len(str(root.folder)) + 1
     for folder, folders, files in os.walk(root.folder):
-        top = Path(folder) == root.folder
-        folders[:] = [name for name in folders if not _skipped(name, root, top)]
+        below = folder[start:]
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and (below or not _own(name, root))]
         for name in files:
-            path = Path(folder, name)
-            if not (top and name.startswith(root.skip or "\0")) and _wanted(path, root):
-                yield path
+            if _has_suffix(name, root) and (below or not _own(name, root)):
+                yield os.path.join(below, name)
 
 
-def _skipped(name: str, root: Root, top: bool) -> bool:
-    return name in SKIPPED_FOLDERS or (top and name.removesuffix(".dist-info").split("-")[0] in root.skip)
+def _own(name: str, root: Root) -> bool:
+    return bool(root.skip) and (name.split("-")[0] in root.skip or name.startswith("__editable__"))
 
 
-def _wanted(path: Path, root: Root) -> bool:
-    inner = path.with_suffix("") if path.suffix == ".gz" else path
-    if root.suffixes and inner.suffix not in root.suffixes:
-        return False
-    return path.is_file() and not path.is_symlink() and 0 < path.stat().st_size <= LARGEST_FILE
+def _has_suffix(name: str, root: Root) -> bool:
+    return not root.suffixes or os.path.splitext(name.removesuffix(".gz"))[1] in root.suffixes
 
 
-def _read_some(root: Root, listing: Iterator[tuple[str, Path]], limit: int, tally: Tally) -> Iterator[RawDocument]:
+def _read_some(root: Root, listing: Iterator[str], limit: int, tally: Tally) -> Iterator[RawDocument]:
     stop = tally.total_bytes + limit
     while tally.total_bytes < stop:
-        pair = next(listing, None)
-        if pair is None:
+        relative = next(listing, None)
+        if relative is None:
             return
-        data = _content(pair[1])
+        data = _content(root.folder / relative)
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
             tally.not_utf8_documents += 1
             tally.not_utf8_bytes += len(data)
             continue
-        tally.add(root.name, len(data))
-        yield RawDocument(pair[0], text, kind_of(pair[0]), root.name)
+        if text:
+            tally.add(root.name, len(data))
+            yield RawDocument(f"{root.name}/{relative}", text, kind_of(relative), root.name)
 
 
 def _content(path: Path) -> bytes:
+    """The file's bytes, decompressed; none for a link, a special or unreadable file and one too large."""
+    status = path.lstat()
+    regular = stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK)
+    if not regular or status.st_size > LARGEST_FILE:
+        return b""
     data = path.read_bytes()
     if path.suffix != ".gz":
         return data

@@ -9,6 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError
 from fsspec.spec import AbstractFileSystem
 
 from tasks.curation.documents import TEXT_SUFFIXES, RawDocument, SourceError, decode, kind_of
@@ -63,7 +66,7 @@ def _list(filesystem: AbstractFileSystem, root: str, source: str) -> list[str]:
             return [root]
         else:
             paths = [path for path in filesystem.find(root) if _base_suffix(path) in TEXT_SUFFIXES | DATA_SUFFIXES]
-    except OSError as error:
+    except (OSError, BotoCoreError) as error:
         raise SourceError(f"The source {source!r} in curate.sources cannot be listed: {error}.") from error
     if not paths:
         raise SourceError(f"The source {source!r} in curate.sources does not exist or holds no text.")
@@ -90,9 +93,10 @@ def _read_file(filesystem: AbstractFileSystem, path: str, identifier: str, sourc
 def _read_bytes(filesystem: AbstractFileSystem, path: str) -> bytes:
     compression = COMPRESSION.get(PurePosixPath(path).suffix)
     try:
-        with filesystem.open(path, "rb", compression=compression) as stream:
-            return bytes(stream.read())
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
+        with filesystem.open(path, "rb") as stream:
+            data = stream.read()
+        return bytes(pa.CompressedInputStream(pa.py_buffer(data), compression).read()) if compression else data
+    except OSError as error:
         raise SourceError(f"The file {path} cannot be read: {error}.") from error
 
 
@@ -109,9 +113,6 @@ def _read_jsonl(data: bytes, path: str, identifier: str, source: str) -> Iterato
 
 
 def _read_parquet(filesystem: AbstractFileSystem, path: str, identifier: str, source: str) -> Iterator[RawDocument]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with filesystem.open(path, "rb") as stream:
             records: list[Any] = pq.read_table(stream).to_pylist()

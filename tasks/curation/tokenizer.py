@@ -14,7 +14,6 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 # A word keeps the space before it; digits stay single, so that a number is read as its digits; indentation is one run.
 PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "tool": "<|observation|>"}
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ {'system': '<|system|>', 'user': '<|user|>', 'assistant': '<|assistant|>', 'tool': '<|observation|>'}"

@@ -1,0 +1,171 @@
+"""Every way to name text in `curate.sources`, and every way it can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.curation.documents import RawDocument, SourceError, kind_of
+from tasks.curation.machine import Root, Tally, read_machine
+from tasks.curation.sources import read_sources
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
+def read(*sources: str | Path, max_bytes: int = 10**9) -> list[RawDocument]:
+    return list(read_sources([str(source) for source in sources], max_bytes, Tally()))
+
+
+def lines(*texts: str) -> bytes:
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+
+
+def test_plain_files_of_a_folder_come_in_sorted_order(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.py").write_text("x = 1")
+    (tmp_path / "b.md").write_text("# b")
+    (tmp_path / "picture.png").write_bytes(b"\xff\xd8")
+    documents = read(tmp_path)
+    assert [(d.id, d.text, d.kind) for d in documents] == [
+        ("source0/b.md", "# b", "prose"),
+        ("source0/sub/a.py", "x = 1", "code"),
+    ]
+
+
+def test_ids_do_not_depend_on_the_folder(tmp_path: Path) -> None:
+    first, second = tmp_path / "one", tmp_path / "deeper" / "two"
+    (first / "x").mkdir(parents=True)
+    (first / "x" / "a.txt").write_text("text")
+    shutil.copytree(first, second)
+    assert [d.id for d in read(first)] == [d.id for d in read(second)]
+
+
+def test_glob_takes_only_what_matches(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", "c.txt"):
+        (tmp_path / name).write_text(name)
+    assert [d.text for d in read(tmp_path / "*.py")] == ["a.py", "b.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("d.jsonl", bytes), ("d.jsonl.gz", gzip.compress), ("d.jsonl.zst", zstd)],
+)
+def test_jsonl_plain_and_compressed(tmp_path: Path, name: str, pack: object) -> None:
+    (tmp_path / name).write_bytes(pack(lines("one", "zwei ü")))  # type: ignore[operator]
+    assert [d.text for d in read(tmp_path / name)] == ["one", "zwei ü"]
+    assert [d.id for d in read(tmp_path / name)] == [f"source0/{name}:1", f"source0/{name}:2"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one", "two"], "kind": ["code", "prose"]}), tmp_path / "d.parquet")
+    assert [(d.text, d.kind) for d in read(tmp_path / "d.parquet")] == [("one", "code"), ("two", "prose")]
+
+
+def test_broken_parquet_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(SourceError, match=r"d\.parquet cannot be read"):
+        read(tmp_path / "d.parquet")
+
+
+def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(lines("one", "two") + b'{"text": "three"\n')
+    with pytest.raises(SourceError, match=r"d\.jsonl, line 3, is not valid JSON"):
+        read(tmp_path / "d.jsonl")
+
+
+@pytest.mark.parametrize("record", [b'{"body": "x"}', b'{"text": 3}', b'["text"]'])
+def test_record_without_text_names_file_and_line(tmp_path: Path, record: bytes) -> None:
+    (tmp_path / "d.jsonl").write_bytes(lines("one") + record)
+    with pytest.raises(SourceError, match=r"d\.jsonl, line 2, has no string field 'text'"):
+        read(tmp_path / "d.jsonl")
+
+
+def test_lone_surrogate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(b'{"text": "\\ud800"}')
+    with pytest.raises(SourceError, match="line 1, holds half of a surrogate pair"):
+        read(tmp_path / "d.jsonl")
+
+
+def test_named_file_that_is_not_utf8_names_file_and_offset(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(SourceError, match=r"latin\.txt is not UTF-8: byte 0xe9 at offset 3\."):
+        read(tmp_path / "latin.txt")
+
+
+def test_truncated_gzip_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines("one" * 1000))[:-12])
+    with pytest.raises(SourceError, match=r"d\.jsonl\.gz cannot be read"):
+        read(tmp_path / "d.jsonl.gz")
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "missing/", "missing-*.txt"])
+def test_missing_path_names_the_source(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match=r"missing.* in curate\.sources does not exist"):
+        read(tmp_path / name)
+
+
+def test_reading_stops_at_max_bytes(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("x" * 100)
+    assert len(read(tmp_path, max_bytes=250)) == 3
+
+
+def test_kind_looks_beneath_compression() -> None:
+    assert [kind_of(name) for name in ("a/b.py.gz", "b.sh", "c.md", "README", "ls.1.gz")] == [
+        "code",
+        "code",
+        "prose",
+        "prose",
+        "prose",
+    ]
+
+
+def machine_folder(folder: Path) -> Root:
+    for name in ("a.py", "pkg/b.py", "pkg/tests/c.py", "pkg/__pycache__/d.py", "tasks/own.py", "__editable__x.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"name = {name!r}")
+    (folder / "latin.py").write_bytes(b"# caf\xe9")
+    return Root("packages", folder, frozenset({".py"}), 1.0, frozenset({"tasks"}))
+
+
+def test_machine_scan_skips_tests_caches_and_own_code_and_counts_what_is_not_utf8(tmp_path: Path) -> None:
+    tally = Tally()
+    documents = list(read_machine((machine_folder(tmp_path),), 10_000, tally))
+    assert sorted(d.id for d in documents) == ["packages/a.py", "packages/pkg/b.py"]
+    assert (tally.not_utf8_documents, tally.not_utf8_bytes) == (1, 6)
+    assert tally.total_documents == 3
+
+
+def test_machine_order_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+    roots = machine_folder(tmp_path / "one"), machine_folder(tmp_path / "some" / "where")
+    orders = [[d.id for d in read_machine((root,), 10_000, Tally())] for root in roots]
+    assert orders[0] == orders[1]
+    assert len(orders[0]) == 2
+
+
+def test_machine_gives_what_one_root_leaves_to_the_others(tmp_path: Path) -> None:
+    for name, count in (("small", 1), ("large", 10)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.txt").write_text("x" * 100)
+    roots = tuple(Root(name, tmp_path / name, frozenset(), 0.5) for name in ("small", "large"))
+    tally = Tally()
+    list(read_machine(roots, 800, tally))
+    assert tally.bytes == {"small": 100, "large": 700}
+
+
+def test_compressed_manual_is_read_as_text(tmp_path: Path) -> None:
+    (tmp_path / "ls.1.gz").write_bytes(gzip.compress(b"list directory contents"))
+    (tmp_path / "broken.1.gz").write_bytes(b"\x1f\x8b\x08\xff\xff")
+    tally = Tally()
+    root = Root("manual", tmp_path, frozenset({".1"}), 1.0)
+    assert [d.text for d in read_machine((root,), 1000, tally)] == ["list directory contents"]
+    assert tally.not_utf8_documents == 1
