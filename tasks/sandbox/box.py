@@ -64,9 +64,9 @@ class _Capture:
 class Box:
     """A fresh sandbox for one episode or one verdict. Use from one thread at a time; close it, or use `with`.
 
-    The end of a command and its exit code come over a descriptor that the command's processes do not have, with
-    a nonce made for this command: no output can imitate it. Shell code that attacks its own shell can only
-    mislead itself, which is why verdicts never rest on what a box that held an agent says (see tasks.judge).
+    The end of a command and its exit code come over a descriptor that commands do not inherit, with a nonce made
+    for this command: no output can imitate it, and an answer without the nonce ends the box. Code that goes on to
+    attack its own shell misleads only its own agent: no verdict rests on what such a box says (see tasks.judge).
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Box:
         """Regular files under /work that match, by relative path; works after the box's processes have ended.
 
         `*` stays within a folder, `**/` matches any depth. Symbolic links are not followed and not returned.
+        Collections beyond the bounds of tasks.sandbox.collect hold OVERFLOW alone, which no judge passes.
         """
         if self._work is None:
             raise SandboxError("The box is closed: collect its files before closing it.")
