@@ -17,13 +17,20 @@ class Graded(Protocol):
     """What a comparison reads of a graded episode."""
 
     @property
-    def key(self) -> tuple[Hashable, ...]: ...
+    def key(self) -> tuple[Hashable, ...]:
+        """Equal for the same task and sampling seed under two models."""
+
     @property
-    def task_id(self) -> str: ...
+    def task_id(self) -> str:
+        """The cluster."""
+
     @property
-    def family(self) -> str: ...
+    def family(self) -> str:
+        """The stratum."""
+
     @property
-    def passed(self) -> bool: ...
+    def passed(self) -> bool:
+        """The verdict."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,184 @@
+"""Stage `evaluate`: the model after RL and the one before it, on the same held-out tasks and sampling seeds.
+
+Writes metrics/evaluate.json (every score with its interval) and results/evaluate/ with samples.jsonl (each episode's
+transcript and verdict) and humaneval.jsonl (each completion and why it failed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.benchmarks.agentic import BenchmarkError, FamilyResult, Outcome, by_family, to_record
+from tasks.benchmarks.comparison import Paired, pair
+from tasks.benchmarks.humaneval import Attempt
+from tasks.benchmarks.language import LanguageSet, language_set
+from tasks.benchmarks.statistics import Estimate, StatisticsError
+from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_language
+from tasks.config import Config, parse_arguments
+from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
+from tasks.tracking import Tracker, run
+from tasks.tracking.provenance import sha256
+from tasks.training.errors import known_errors
+
+CANDIDATE = Path("checkpoints/reinforce")
+BASELINE = Path("checkpoints/midtrain")
+CORPUS = Path("data/corpus")
+RESULTS = Path("results/evaluate")
+METRICS = Path("metrics/evaluate.json")
+STEPS = 6
+
+
+def evaluate(config: Config, tracker: Tracker) -> dict[str, Any]:
+    """Measures both models, writes results and metrics, and returns the metrics."""
+    started, settings = time.monotonic(), config.evaluate
+    torch.set_num_threads(settings.threads)
+    factory = open_sandbox("bubblewrap", Limits())
+    material = language_set(
+        CORPUS, settings.max_context, settings.heldout_windows, settings.retrieval_documents, config.seed
+    )
+    _say(0, f"{sum(settings.tasks.values())} held-out tasks, {settings.samples} samples and one greedy each")
+    candidate, baseline = (Subject.load(folder, settings) for folder in (CANDIDATE, BASELINE))
+    after = run_agentic(candidate, settings, factory, _counter(0, "after RL"))
+    _say(1, f"after RL: {_scores(after)}")
+    before = run_agentic(baseline, settings, factory, _counter(1, "before RL"))
+    _say(2, f"before RL: {_scores(before)}")
+    humaneval, attempts = run_humaneval(candidate, settings, factory)
+    _say(3, f"HumanEval pass@1 {humaneval.value:.3f} of {humaneval.n}")
+    metrics = agentic_metrics(before, after, settings.samples)
+    metrics["humaneval"] = humaneval_metrics(humaneval, attempts)
+    metrics |= _language(candidate, baseline, material)
+    metrics |= {"model_sha256": sha256(CANDIDATE / "model.safetensors"), "isolation": after[0].isolation}
+    metrics["baseline_sha256"] = sha256(BASELINE / "model.safetensors")
+    metrics["seconds"] = round(time.monotonic() - started, 2)
+    decode = candidate.tokenizer.decode
+    write_results(before, after, attempts, lambda ids: str(decode(list(ids), skip_special_tokens=False)))
+    write_json(METRICS, metrics)
+    tracker.summary(metrics)
+    _say(STEPS, f"done in {metrics['seconds']:.0f} s")
+    return metrics
+
+
+def agentic_metrics(before: Sequence[Outcome], after: Sequence[Outcome], samples: int) -> dict[str, Any]:
+    """Scores by family: the candidate's, the baseline's, and the paired gain; `mean` weighs families equally."""
+    sampled, greedy = _at(after, 1.0), _at(after, 0.0)
+    old_sampled, old_greedy = by_family(_at(before, 1.0)), by_family(_at(before, 0.0))
+    gains, greedy_gains = pair(_at(before, 1.0), sampled), pair(_at(before, 0.0), greedy)
+    greedy_results = by_family(greedy)
+    metrics: dict[str, Any] = {}
+    for family, result in by_family(sampled).items():
+        metrics[family] = family_metrics(result, greedy_results[family], samples)
+        metrics[family]["baseline"] = family_metrics(old_sampled[family], old_greedy[family], samples)
+        metrics[family] |= _gains(gains, greedy_gains, family)
+    metrics["mean"] = _gains(gains, greedy_gains, None)
+    return metrics
+
+
+def family_metrics(result: FamilyResult, greedy: FamilyResult, samples: int) -> dict[str, Any]:
+    """The scores of one family under one model."""
+    return {
+        "pass_at_1": result.pass_at_1.to_json(),
+        f"pass_at_{samples}": result.pass_at(samples).to_json(),
+        "greedy": greedy.pass_at_1.to_json(),
+        "by_horizon": {str(horizon): share.to_json() for horizon, share in result.by_horizon().items()},
+        "recovery_rate": result.recovery_rate.to_json(),
+        "mean_turns": result.mean_turns.to_json(),
+        "environment_errors": result.environment_errors + greedy.environment_errors,
+    }
+
+
+def humaneval_metrics(score: Estimate, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Greedy pass@1, and what stopped the rest."""
+    return {
+        "n": score.n,
+        "pass_at_1": score.to_json(),
+        "compiled": sum(not attempt.reason.startswith("does not compile") for attempt in attempts),
+        "environment_errors": sum(attempt.error is not None for attempt in attempts),
+    }
+
+
+def write_results(
+    before: Sequence[Outcome],
+    after: Sequence[Outcome],
+    attempts: Sequence[Attempt],
+    decode: Callable[[Sequence[int]], str],
+) -> None:
+    """results/evaluate/, complete or absent."""
+    partial = RESULTS.with_name(f".{RESULTS.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    lines = [{"model": "candidate"} | to_record(outcome, decode) for outcome in after]
+    lines += [{"model": "baseline"} | to_record(outcome, decode) for outcome in before]
+    _write_lines(partial / "samples.jsonl", lines)
+    _write_lines(partial / "humaneval.jsonl", [dict(vars(attempt)) for attempt in attempts])
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    os.replace(partial, RESULTS)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _language(candidate: Subject, baseline: Subject, material: LanguageSet) -> dict[str, Any]:
+    metrics = run_language(candidate, material)
+    _say(4, f"held-out {metrics['heldout_bits_per_byte']['value']:.3f} bits/byte")
+    metrics["baseline"] = run_language(baseline, material)
+    _say(5, f"before RL {metrics['baseline']['heldout_bits_per_byte']['value']:.3f} bits/byte")
+    return metrics
+
+
+def _at(outcomes: Iterable[Outcome], temperature: float) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.temperature == temperature]
+
+
+def _gains(sampled: Paired, greedy: Paired, family: str | None) -> dict[str, Any]:
+    return {"gain": sampled.difference(family).to_json(), "greedy_gain": greedy.difference(family).to_json()}
+
+
+def _scores(outcomes: Sequence[Outcome]) -> str:
+    results = by_family(_at(outcomes, 1.0)).items()
+    return ", ".join(f"{family} {result.pass_at_1.value:.3f}" for family, result in results)
+
+
+def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def _counter(step: int, what: str) -> Callable[[int], None]:
+    def graded(count: int) -> None:
+        if count % 200 == 0:
+            _say(step, f"{what}: {count} episodes")
+
+    return graded
+
+
+def _say(step: int, message: str) -> None:
+    print(f"[evaluate] step {step}/{STEPS} {message}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m tasks.evaluate [--set key=value ...]`."""
+    try:
+        config = parse_arguments("evaluate", argv)
+        with run("evaluate", config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
+            evaluate(config, tracker)
+    except (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors()) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
