@@ -17,9 +17,10 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.engine.cache import Cache
 from model.engine.native import NativeStep
+from model.engine.prefix import PrefixSharing
 from model.engine.reference import ReferenceStep
 from model.engine.request import Completion, EngineError, Request
-from model.engine.sampling import sample, uniforms
+from model.engine.sampling import uniforms
 from model.engine.sessions import Sessions
 from model.engine.weights import fuse
 from model.transformer import Transformer
@@ -46,8 +47,14 @@ class Engine:
         version: int = 0,
         prefill_rows: int = 512,
         native: bool | None = None,
+        threads: int | None = None,
     ) -> None:
-        """mode: "sparse" (keys selected by the indexer) or "dense"; native: None takes the compiled step if it can."""
+        """Allocate the caches and fuse the weights.
+
+        mode: "sparse" (keys selected by the indexer) or "dense". prefill_rows: tokens a step that are not
+        decoding ones. native: None takes the compiled step where it can be built. threads: of the compiled step;
+        None takes torch's number.
+        """
         if mode not in ("sparse", "dense"):
             raise EngineError(f"The decode engine's mode is '{mode}', but it must be 'sparse' or 'dense'.")
         self.config, self.mode, self.version = transformer.config, mode, version
@@ -56,15 +63,21 @@ class Engine:
         self.native = NativeStep.available(self.config, device) if native is None else native
         self.cache = Cache(self.config, max_sequences, max_length, device)
         self.sessions = Sessions(max_sequences, max_length)
+        self.prefixes = PrefixSharing(self.sessions, self.cache)
+        self.threads = torch.get_num_threads() if threads is None else threads
         self.waiting: deque[Request] = deque()
         self._unfinished: set[str] = set()
         self._load(transformer.state_dict())
 
     def _load(self, state_dict: Mapping[str, Tensor]) -> None:
-        kind = NativeStep if self.native else ReferenceStep
         topk = self.config.index_topk if self.mode == "sparse" else None
         with torch.inference_mode():
-            self._forward = kind(self.config, fuse(state_dict, self.config), self.cache, topk)
+            fused = fuse(state_dict, self.config)
+            self._forward: NativeStep | ReferenceStep = (
+                NativeStep(self.config, fused, self.cache, topk, self.threads)
+                if self.native
+                else ReferenceStep(self.config, fused, self.cache, topk)
+            )
 
     @property
     def has_work(self) -> bool:
@@ -92,6 +105,7 @@ class Engine:
             self._unfinished.discard(session)
             self.waiting = deque(request for request in self.waiting if request.session != session)
         if session in self.sessions.slot_of:
+            self.prefixes.forget(self.sessions.slot_of[session])
             self.sessions.close(session)
 
     def swap_weights(self, state_dict: Mapping[str, Tensor], version: int) -> None:
@@ -103,6 +117,7 @@ class Engine:
         self._load(state_dict)
         self.version = version
         self.sessions.cached[:] = 0
+        self.prefixes.follow_all()
 
     def step(self) -> list[Completion]:
         """Advance every running request by a token, or by a piece of its prefill; returns those that ended."""
@@ -125,16 +140,25 @@ class Engine:
             if used + len(request.token_ids) >= self.max_length or request.max_new_tokens < 1:
                 finished.append(Completion(request.id, request.session, [], [], [], "length"))
             elif slot is not None or self.sessions.free:
-                self.sessions.start_request(self.sessions.open(request.session) if slot is None else slot, request)
+                self._start(request, slot)
             else:
                 kept.append(request)
         self.waiting = kept
         return finished
 
+    def _start(self, request: Request, slot: int | None) -> None:
+        live = np.fromiter(self.sessions.slot_of.values(), np.int64)
+        opened = self.sessions.open(request.session) if slot is None else slot
+        self.sessions.start_request(opened, request)
+        if slot is None:
+            self.prefixes.follow(opened, live)
+
     def _rows(self) -> Batch:
         """The rows of this step: every session's next tokens, those beyond the first within the prefill budget."""
         s = self.sessions
-        running = np.fromiter(s.request_of, np.int64, len(s.request_of))
+        self.prefixes.advance()
+        waiting = self.prefixes.waits_for
+        running = np.array([slot for slot in s.request_of if slot not in waiting], np.int64)
         first = s.cached[running]
         missing = s.length[running] - first
         if (missing == 1).all():
@@ -153,7 +177,7 @@ class Engine:
         sampling = slots[last]
         numbers = torch.from_numpy(uniforms(s.seed[sampling], s.length[sampling] - s.start[sampling]))
         temperatures = torch.from_numpy(s.temperature[sampling])
-        tokens, log_probs = sample(logits, temperatures.to(logits.device), numbers.to(logits.device))
+        tokens, log_probs = self._forward.sample(logits, temperatures.to(logits.device), numbers.to(logits.device))
         return s.append(sampling, tokens.cpu().numpy(), log_probs.cpu().numpy(), self.version)
 
 

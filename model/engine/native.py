@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from model.engine.weights import FeedForward, FusedLayer, FusedWeights
 
 _SOURCE = Path(__file__).with_name("step.cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_FEWEST_ROWS = 8  # below this a thread of its own costs more than it saves
 _COLUMNS = 16  # of a packed panel; step.cpp's tile
 Macros = tuple[tuple[str, str], ...]
 
@@ -27,10 +29,12 @@ Macros = tuple[tuple[str, str], ...]
 class NativeStep:
     """Same call as `ReferenceStep`; keeps the packed weights and the table of pointers that step.cpp reads."""
 
-    def __init__(self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None) -> None:
+    def __init__(self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None, threads: int = 1) -> None:
         self.cache, self.topk = cache, min(topk or cache.max_length, cache.max_length)
         self.config, self.vocabulary = config, config.vocab_size
-        self.function = _build(_macros(config))
+        self.library = _build(_macros(config))
+        self.threads = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.parts = threads
         self.embedding, self.head = weights.embedding.contiguous(), _pack(weights.head)
         self.angles = _angles(config, cache.max_length)
         self._kept: list[Tensor] = []  # the table's pointers stay valid as long as these live
@@ -61,12 +65,49 @@ class NativeStep:
     def __call__(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
         """tokens, slots, positions: [R]; wanted: [W] ascending row numbers. Returns their logits, [W, V]."""
         logits = torch.empty(len(wanted), -(-self.vocabulary // _COLUMNS) * _COLUMNS)
-        self.function(
+        ends = _divide(slots, self.parts)
+        split = torch.searchsorted(wanted, torch.tensor(ends)).tolist()
+        jobs = [
+            (tokens[first:last], slots[first:last], positions[first:last], wanted[a:b] - first, logits[a:b])
+            for first, last, a, b in zip([0, *ends], ends, [0, *split], split, strict=False)
+        ]
+        if self.threads is None or len(jobs) == 1:
+            for job in jobs:
+                self._run(*job)
+        else:
+            list(self.threads.map(lambda job: self._run(*job), jobs))
+        return logits[:, : self.vocabulary]
+
+    def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor, logits: Tensor) -> None:
+        """Rows of whole sessions; ctypes gives up the interpreter's lock, so several calls run at once."""
+        self.library.decode_rows(
             self.table.data_ptr(), len(self.table), self.embedding.data_ptr(), self.head.data_ptr(),
             self.angles.data_ptr(), self.cache.max_length, self.topk, len(tokens), tokens.data_ptr(),
             slots.data_ptr(), positions.data_ptr(), len(wanted), wanted.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
-        return logits[:, : self.vocabulary]
+
+    def sample(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """What `sampling.sample` does, for float32 logits of rows that are one stride apart."""
+        rows = len(logits)
+        tokens, log_probs = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+        self.library.sample_rows(
+            logits.data_ptr(), logits.stride(0), rows, temperatures.data_ptr(), numbers.data_ptr(),
+            tokens.data_ptr(), log_probs.data_ptr(),
+        )  # fmt: skip
+        return tokens, log_probs
+
+
+def _divide(slots: Tensor, parts: int) -> list[int]:
+    """Where up to `parts` runs of rows end, of about equal length and none inside a session."""
+    rows = len(slots)
+    if parts == 1 or rows < 2 * _FEWEST_ROWS:
+        return [rows]
+    begins = (slots[1:] != slots[:-1]).nonzero()[:, 0] + 1
+    if not len(begins):
+        return [rows]
+    aims = torch.arange(1, parts) * rows // parts
+    nearest = begins[torch.searchsorted(begins, aims).clamp(max=len(begins) - 1)]
+    return [*sorted(set(nearest.tolist())), rows]
 
 
 def _pack(matrix: Tensor, columns: int = 0) -> Tensor:
@@ -115,18 +156,20 @@ def _macros(config: ModelConfig) -> Macros:
 
 
 @cache
-def _build(macros: Macros) -> "ctypes._NamedFuncPointer":
-    """The function compiled for these sizes; the library is kept under its source's and sizes' hash."""
+def _build(macros: Macros) -> ctypes.CDLL:
+    """The functions compiled for these sizes; the library is kept under its source's and sizes' hash."""
     key = hashlib.sha256(repr((_SOURCE.read_text(), macros, _FLAGS, _processor())).encode()).hexdigest()[:20]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "longhaul"
     library = home / f"step-{key}.so"
     if not library.exists():
         _compile(macros, library)
-    function = ctypes.CDLL(str(library)).decode_rows
+    loaded = ctypes.CDLL(str(library))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, number, *[pointer] * 3, *[number] * 3, *[pointer] * 3, number, *[pointer] * 2]
-    function.restype = None
-    return function
+    rows = [*[number] * 3, *[pointer] * 3, number, *[pointer] * 2]  # max_length, topk, rows; wanted, logits
+    loaded.decode_rows.argtypes = [pointer, number, *[pointer] * 3, *rows]
+    loaded.sample_rows.argtypes = [pointer, number, number, *[pointer] * 4]
+    loaded.decode_rows.restype = loaded.sample_rows.restype = None
+    return loaded
 
 
 def _compile(macros: Macros, library: Path) -> None:

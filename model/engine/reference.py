@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.topk import topk_mask
 from model.config import ModelConfig
 from model.engine.cache import Cache
+from model.engine.sampling import sample
 from model.engine.weights import FeedForward, FusedLayer, FusedWeights, Routing
 
 LATENT_NORM_EPS = 1e-6  # of the query and key/value latents' norms, as transformers' glm_moe_dsa has it
@@ -37,6 +38,10 @@ class ReferenceStep:
             hidden = hidden + attended
             hidden = hidden + self._feed_forward(layer, _normalise(hidden, self.config.rms_norm_eps))
         return F.linear(_normalise(hidden[wanted], self.config.rms_norm_eps), self.weights.head)
+
+    def sample(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities; see `sampling.sample`."""
+        return sample(logits, temperatures, numbers)
 
     def _attention(
         self, index: int, layer: FusedLayer, hidden: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None

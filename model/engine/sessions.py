@@ -33,12 +33,12 @@ class Sessions:
         """Give the session a free slot; the caller has made sure that there is one."""
         slot = self.free.pop()
         self.slot_of[session] = slot
-        self.length[slot] = self.cached[slot] = 0
         return slot
 
     def close(self, session: str) -> None:
         slot = self.slot_of.pop(session)
         self.request_of.pop(slot, None)
+        self.length[slot] = self.cached[slot] = 0
         self.free.append(slot)
 
     def start_request(self, slot: int, request: Request) -> None:

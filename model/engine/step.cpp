@@ -34,6 +34,8 @@ constexpr int kIndexGroup = largest_divisor(INDEX_HEADS, 4);
 constexpr int kValuePair = largest_divisor(HEADS, 2);
 constexpr int kValueLanes = largest_divisor(KV_LORA / 8, 6);
 
+constexpr int kAhead = 12;  // keys that are fetched ahead of their use
+
 struct Layer {  // the order of native.py's table; all fields are eight bytes wide
   const float *low, *queries, *output, *key_gain, *key_bias;
   const float *gate_up, *down;
@@ -63,6 +65,29 @@ inline Lane load(const float *p) { return *reinterpret_cast<const Lane *>(p); }
 inline void store(float *p, Lane v) { *reinterpret_cast<Lane *>(p) = v; }
 inline Lane splat(float x) { return Lane{x, x, x, x, x, x, x, x}; }
 inline float sum(Lane v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+// The sums of four vectors; each in one fixed order.
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+inline Four sum4(Lane a, Lane b, Lane c, Lane d) {
+  const Lane ab = __builtin_shuffle(a, b, Bits{0, 8, 1, 9, 4, 12, 5, 13}) +
+                  __builtin_shuffle(a, b, Bits{2, 10, 3, 11, 6, 14, 7, 15});
+  const Lane cd = __builtin_shuffle(c, d, Bits{0, 8, 1, 9, 4, 12, 5, 13}) +
+                  __builtin_shuffle(c, d, Bits{2, 10, 3, 11, 6, 14, 7, 15});
+  const Lane all = __builtin_shuffle(ab, cd, Bits{0, 1, 8, 9, 4, 5, 12, 13}) +
+                   __builtin_shuffle(ab, cd, Bits{2, 3, 10, 11, 6, 7, 14, 15});
+  const Four *halves = reinterpret_cast<const Four *>(&all);
+  return halves[0] + halves[1];
+}
+
+template <int N>
+inline void sums(const Lane *lanes, float *out) {
+  if constexpr (N == 4) {
+    *reinterpret_cast<Four *>(out) = sum4(lanes[0], lanes[1], lanes[2], lanes[3]);
+  } else {
+    for (int i = 0; i < N; ++i) out[i] = sum(lanes[i]);
+  }
+}
+
 inline Lane largest(Lane a, Lane b) { return a > b ? a : b; }
 
 // e^x to about one unit in the last place; arguments below -87 give about 1e-38.
@@ -121,7 +146,7 @@ void matmul(const float *a, int lda, const float *b, float *c, int ldc, int rows
 }
 
 // RMSNorm without gain of n values (a multiple of 8).
-void normalise(const float *x, float *out, int n, float eps) {
+__attribute__((noinline)) void normalise(const float *x, float *out, int n, float eps) {
   Lane squares = splat(0.0f);
   for (int i = 0; i < n; i += 8) squares += load(x + i) * load(x + i);
   const Lane scale = splat(1.0f / std::sqrt(sum(squares) / n + eps));
@@ -164,7 +189,7 @@ int count_above(const int32_t *keys, int n, int32_t limit) {  // n padded to a m
 }
 
 // The k largest of n scores, ties to the lower index, as ascending indices. Overwrites the scores with integers.
-void select_largest(float *scores, int n, int k, int32_t *out) {
+__attribute__((noinline)) void select_largest(float *scores, int n, int k, int32_t *out) {
   int32_t *keys = reinterpret_cast<int32_t *>(scores);
   int32_t low = INT32_MAX, high = INT32_MIN;
   for (int i = 0; i < n; ++i) {
@@ -190,37 +215,41 @@ void select_largest(float *scores, int n, int k, int32_t *out) {
   }
 }
 
-void index_scores(const float *query, const float *weights, const float *keys, int length, float *out) {
+__attribute__((noinline)) void index_scores(const float *query, const float *weights, const float *keys, int length, float *out) {
   for (int s = 0; s < length; ++s) {
     const float *key = keys + int64_t(s) * INDEX_DIM;
+    for (int d = 0; d < INDEX_DIM; d += 16) __builtin_prefetch(key + kAhead * INDEX_DIM + d);
     float score = 0.0f;
     for (int first = 0; first < INDEX_HEADS; first += kIndexGroup) {
       Lane dots[kIndexGroup];
       for (int j = 0; j < kIndexGroup; ++j) dots[j] = splat(0.0f);
       for (int d = 0; d < INDEX_DIM; d += 8)
         for (int j = 0; j < kIndexGroup; ++j) dots[j] += load(query + (first + j) * INDEX_DIM + d) * load(key + d);
-      for (int j = 0; j < kIndexGroup; ++j) {
-        const float dot = sum(dots[j]);
-        score += weights[first + j] * (dot > 0.0f ? dot : 0.0f);
-      }
+      float total[kIndexGroup];
+      sums<kIndexGroup>(dots, total);
+      for (int j = 0; j < kIndexGroup; ++j) score += weights[first + j] * (total[j] > 0.0f ? total[j] : 0.0f);
     }
     out[s] = score;
   }
 }
 
-void dot_products(const float *heads, const float *keys, const int32_t *chosen, int n, float *scores, int stride) {
+__attribute__((noinline)) void dot_products(const float *heads, const float *keys, const int32_t *chosen, int n, float *scores, int stride) {
   for (int first = 0; first < HEADS; first += kHeadGroup)
     for (int i = 0; i < n; ++i) {
       const float *key = keys + int64_t(chosen[i]) * kWidth;
+      if (first == 0 && i + kAhead < n)  // the keys come from main memory: ask for them early
+        for (int d = 0; d < kWidth; d += 16) __builtin_prefetch(keys + int64_t(chosen[i + kAhead]) * kWidth + d);
       Lane dots[kHeadGroup];
       for (int h = 0; h < kHeadGroup; ++h) dots[h] = splat(0.0f);
       for (int d = 0; d < kWidth; d += 8)
         for (int h = 0; h < kHeadGroup; ++h) dots[h] += load(heads + (first + h) * kWidth + d) * load(key + d);
-      for (int h = 0; h < kHeadGroup; ++h) scores[(first + h) * stride + i] = sum(dots[h]);
+      float total[kHeadGroup];
+      sums<kHeadGroup>(dots, total);
+      for (int h = 0; h < kHeadGroup; ++h) scores[(first + h) * stride + i] = total[h];
     }
 }
 
-void softmax(float *scores, int n) {
+__attribute__((noinline)) void softmax(float *scores, int n) {
   const int end = (n + 7) / 8 * 8;
   for (int i = n; i < end; ++i) scores[i] = -INFINITY;
   Lane top = splat(-INFINITY);
@@ -237,7 +266,7 @@ void softmax(float *scores, int n) {
   for (int i = 0; i < end; i += 8) store(scores + i, load(scores + i) * scale);
 }
 
-void weighted_values(const float *scores, int stride, const float *keys, const int32_t *chosen, int n, float *out) {
+__attribute__((noinline)) void weighted_values(const float *scores, int stride, const float *keys, const int32_t *chosen, int n, float *out) {
   for (int first = 0; first < HEADS; first += kValuePair)
     for (int d = 0; d < KV_LORA; d += 8 * kValueLanes) {
       Lane total[kValuePair][kValueLanes] = {};
@@ -254,7 +283,7 @@ void weighted_values(const float *scores, int stride, const float *keys, const i
 }
 
 // Norms, rotations and cache writes of one row; leaves its rotated queries in s.queries.
-void write_keys(const Layer &layer, Scratch &s, const Rows &rows, int row, const float *angles, int64_t max_length) {
+__attribute__((noinline)) void write_keys(const Layer &layer, Scratch &s, const Rows &rows, int row, const float *angles, int64_t max_length) {
   const int64_t at = rows.slots[row] * max_length + rows.positions[row];
   const float *low = s.low.data() + row * kLow, *turn = angles + rows.positions[row] * ROPE;
   normalise(low, s.latent.data() + row * Q_LORA, Q_LORA, LATENT_NORM_EPS);
@@ -267,7 +296,7 @@ void write_keys(const Layer &layer, Scratch &s, const Rows &rows, int row, const
   rotate(key, turn, key);
 }
 
-void select_keys(const Layer &layer, Scratch &s, int row, int64_t base, int length, int topk) {
+__attribute__((noinline)) void select_keys(const Layer &layer, Scratch &s, int row, int64_t base, int length, int topk) {
   int32_t *chosen = s.selected.data() + int64_t(row) * topk;
   const float *weights = s.low.data() + row * kLow + Q_LORA + KV_LORA + ROPE + INDEX_DIM;
   const float *query = s.queries.data() + row * kQueries + HEADS * kWidth;
@@ -280,7 +309,7 @@ void select_keys(const Layer &layer, Scratch &s, int row, int64_t base, int leng
   }
 }
 
-void attend(const Layer &layer, Scratch &s, const Rows &rows, int row, const float *angles, int64_t max_length,
+__attribute__((noinline)) void attend(const Layer &layer, Scratch &s, const Rows &rows, int row, const float *angles, int64_t max_length,
             int topk) {
   float *query = s.queries.data() + row * kQueries;
   const float *turn = angles + rows.positions[row] * ROPE;
@@ -300,7 +329,7 @@ void attend(const Layer &layer, Scratch &s, const Rows &rows, int row, const flo
 }
 
 // out = silu(gate) * up for rows of [gate | up].
-void gate(const float *x, int stride, float *out, int rows, int inner) {
+__attribute__((noinline)) void gate(const float *x, int stride, float *out, int rows, int inner) {
   for (int r = 0; r < rows; ++r)
     for (int i = 0; i < inner; i += 8) {
       const Lane g = load(x + r * stride + i), up = load(x + r * stride + inner + i);
@@ -337,7 +366,7 @@ void route(const float *logits, const float *bias, int32_t *experts, float *weig
 }
 
 // Rows sorted by expert, one matrix product an expert, results added in each row's own order of experts.
-void mixture(const Layer &layer, Scratch &s, int rows) {
+__attribute__((noinline)) void mixture(const Layer &layer, Scratch &s, int rows) {
   constexpr int columns = padded(EXPERTS);
   matmul(s.normal.data(), HIDDEN, layer.router, s.routed.data(), columns, rows, columns, HIDDEN);
   int32_t experts[kPairs], place[kPairs];
@@ -381,7 +410,42 @@ void run_layer(const Layer &layer, Scratch &s, const Rows &rows, const float *an
   if (layer.router) mixture(layer, s, n);
 }
 
+// Draws one token by inverting the cumulative distribution of logits / temperature (0: the first largest logit).
+// Sums are taken in the order of the ids, by groups of eight.
+void draw(const float *logits, float temperature, double number, float *weights, int64_t *token, float *log_prob) {
+  constexpr int groups = padded(VOCABULARY) / 8;
+  int best = 0;
+  for (int i = 1; i < VOCABULARY; ++i)
+    if (logits[i] > logits[best]) best = i;
+  const float inverse = temperature > 0.0f ? 1.0f / temperature : 1.0f;
+  std::memcpy(weights, logits, VOCABULARY * sizeof(float));
+  for (int i = VOCABULARY; i < groups * 8; ++i) weights[i] = -INFINITY;
+  double total = 0.0;
+  for (int g = 0; g < groups; ++g) {
+    store(weights + 8 * g, exponential((load(weights + 8 * g) - splat(logits[best])) * splat(inverse)));
+    total += sum(load(weights + 8 * g));
+  }
+  int chosen = best;
+  if (temperature > 0.0f) {
+    const double target = number * total;
+    double passed = 0.0;
+    int g = 0;
+    for (; g + 1 < groups && passed + sum(load(weights + 8 * g)) <= target; ++g) passed += sum(load(weights + 8 * g));
+    for (chosen = 8 * g; chosen + 1 < VOCABULARY && chosen + 1 < 8 * g + 8; ++chosen)
+      if ((passed += weights[chosen]) > target) break;
+  }
+  *token = chosen;
+  *log_prob = (logits[chosen] - logits[best]) * inverse - float(std::log(total));
+}
+
 }  // namespace
+
+extern "C" void sample_rows(const float *logits, int64_t stride, int64_t rows, const float *temperatures,
+                            const double *numbers, int64_t *tokens, float *log_probs) {
+  std::vector<float> weights(padded(VOCABULARY));
+  for (int64_t r = 0; r < rows; ++r)
+    draw(logits + r * stride, temperatures[r], numbers[r], weights.data(), tokens + r, log_probs + r);
+}
 
 // Rows of one slot must ascend in position. Writes logits [wanted, padded(VOCABULARY)] of the rows listed in wanted,
 // which must ascend.
