@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from tasks.tracking.table import closing_table
 
-from flows.command import stream
 from flows.curate import curate
 from flows.evaluate import evaluate
 from flows.midtrain import midtrain
 from flows.pretrain import pretrain
 from flows.promote import promote
 from flows.reinforce import reinforce
+from flows.stage import up_to_date
 from tasks.config import load_config
 from tasks.config.__main__ import write_overrides
 
@@ -34,13 +34,3 @@ async def pipeline(overrides: Sequence[str] = ()) -> None:
         for stage in STAGES:
             await stage()
     await acreate_markdown_artifact(key="closing-table", markdown=closing_table(time.monotonic() - started))
-
-
-@task
-async def up_to_date() -> bool:
-    """Whether `dvc status` finds nothing to do."""
-
-    async def ignore(_line: str) -> None: ...
-
-    tail = await stream(["dvc", "status"], ignore)
-    return bool(tail) and "up to date" in tail[-1]

@@ -1,22 +1,62 @@
-"""The `reinforce` stage flow: rollout, judge and learner as three concurrent subflows, each over separate processes."""
+"""The `reinforce` stage flow: rollout, judge and learner as three concurrent subflows over separate processes."""
 
 from __future__ import annotations
 
 import asyncio
 
-from prefect import flow
+from prefect import flow, task
 from prefect.concurrency.asyncio import concurrency
 
-from flows.stage import publish
+from flows.command import stream
+from flows.stage import progress_lines, publish, reproduce, up_to_date
 
 
 @flow(name="reinforce")
 async def reinforce() -> None:
-    """Asynchronous reinforcement learning; skipped when DVC finds the stage up to date."""
-    if await stage_is_clean("reinforce"):
-        return
-    async with concurrency("accelerator", occupy=1):
-        run_dir = await prepare()
-        await asyncio.gather(rollout(str(run_dir)), judge(str(run_dir)), learner(str(run_dir)))
-        await finish(str(run_dir))
+    """Asynchronous reinforcement learning; skipped when DVC finds nothing changed.
+
+    The subflows train every step; DVC's own stage command then finds the run complete, measures the last policy,
+    writes the outs and locks their hashes.
+    """
+    if not await up_to_date("reinforce"):
+        async with concurrency("accelerator", occupy=1):
+            run_dir = await prepare()
+            await asyncio.gather(rollout(run_dir), judge(run_dir), learner(run_dir), measure_before(run_dir))
+            await reproduce.with_options(task_run_name="dvc repro reinforce")("reinforce")
     await publish.with_options(task_run_name="publish reinforce")("reinforce")
+
+
+@flow(name="rollout", flow_run_name="rollout", retries=2)
+async def rollout(run_dir: str) -> None:
+    """Samples episodes with the newest policy until the last step is trained."""
+    await run_part("rollout", run_dir)
+
+
+@flow(name="judge", flow_run_name="judge", retries=2)
+async def judge(run_dir: str) -> None:
+    """Turns finished episodes into rewards."""
+    await run_part("judge", run_dir)
+
+
+@flow(name="learner", flow_run_name="learner", retries=2)
+async def learner(run_dir: str) -> None:
+    """Trains and publishes policies."""
+    await run_part("learner", run_dir)
+
+
+@task
+async def prepare() -> str:
+    """The run folder: that of an interrupted run of the same parameters and inputs, or one made for this run."""
+    lines = await stream(["python", "-m", "tasks.rl", "prepare"], await progress_lines("reinforce"))
+    return lines[-1]
+
+
+@task
+async def measure_before(run_dir: str) -> None:
+    """The held-out families with the policy the run starts from."""
+    await run_part("before", run_dir)
+
+
+async def run_part(part: str, run_dir: str) -> None:
+    """One part of a run as a program; ends with the flow that started it."""
+    await stream(["python", "-m", "tasks.rl", part, "--run-dir", run_dir], await progress_lines(part))

@@ -42,6 +42,16 @@ async def reproduce(stage: str) -> None:
     await stream(["dvc", "repro", "--single-item", stage], await progress_lines(stage))
 
 
+@task
+async def up_to_date(*stages: str) -> bool:
+    """Whether `dvc status` finds nothing to do for these stages (none: for the whole recipe)."""
+
+    async def ignore(_line: str) -> None: ...
+
+    tail = await stream(["dvc", "status", *stages], ignore)
+    return bool(tail) and "up to date" in tail[-1]
+
+
 async def progress_lines(stage: str) -> LineHandler:
     """A handler that logs every line and moves a progress artifact by `step i/n`."""
     logger = get_run_logger()

@@ -31,7 +31,8 @@ FINISHED = Path(".longhaul/finished/reinforce")
 def reinforce(config: Config) -> dict[str, Any]:
     """The whole stage; the metrics. Raises WorkerFailed if a worker ends for good."""
     run_dir = supervisor.prepare(config, INPUTS[0])
-    supervisor.run_all(run_dir, extra=[lambda: supervisor.measure(run_dir, "before")])
+    if not supervisor.finished(run_dir):
+        supervisor.run_all(run_dir, extra=[lambda: supervisor.measure(run_dir, "before")])
     supervisor.measure(run_dir, "after")
     return finish(config, run_dir)
 

@@ -1,0 +1,52 @@
+"""`python -m tasks.rl prepare | rollout | judge | learner | before | after`: one part of a run, for an orchestrator.
+
+`prepare` prints the run folder; every other part takes it and returns when its part of the run is done. The stage
+`python -m tasks.reinforce` then finds all of it done and only writes the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.config import load_config
+from tasks.rl import supervisor
+
+MEASURES = ("before", "after")
+
+
+def run_part(part: str, run_dir: Path | None) -> None:
+    """Runs one part to its end."""
+    if part == "prepare" or run_dir is None:
+        print(supervisor.prepare(load_config()), flush=True)
+    elif part in MEASURES:
+        supervisor.measure(run_dir, part)
+    else:
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        supervisor.run_worker(part, run_dir, stop=stop)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 2 and one sentence when a part cannot go on."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.rl")
+    parser.add_argument("part", choices=("prepare", *supervisor.KINDS, *MEASURES))
+    parser.add_argument("--run-dir", type=Path)
+    arguments = parser.parse_args(argv)
+    if arguments.part != "prepare" and arguments.run_dir is None:
+        parser.error("every part but `prepare` needs --run-dir")
+    try:
+        run_part(arguments.part, arguments.run_dir)
+    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
