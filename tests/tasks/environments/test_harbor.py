@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tasks.environments import TaskError, families, generate
+from tasks.environments.harbor import read_task, write_task
+from tasks.environments.task import SPLITS
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_task_survives_the_folder(name: str, tmp_path: Path) -> None:
+    for split in SPLITS:
+        for seed in range(15):
+            task = generate(name, seed, split)
+            assert read_task(write_task(task, tmp_path)) == task
+
+
+def test_the_folder_has_the_layout(tmp_path: Path) -> None:
+    folder = write_task(generate("repair", 1, "train"), tmp_path)
+    for name in ("instruction.md", "environment/Dockerfile", "environment/files/fix.py", "tests/test.sh", "solution/solve.sh"):
+        assert (folder / name).is_file(), name
+    settings = tomllib.loads((folder / "task.toml").read_text())
+    assert settings["environment"]["allow_internet"] is False
+    assert settings["verifier"]["timeout_sec"] > 0
+
+
+def test_writing_twice_leaves_one_folder(tmp_path: Path) -> None:
+    task = generate("shell", 1, "train")
+    write_task(task, tmp_path)
+    write_task(task, tmp_path)
+    assert os.listdir(tmp_path) == [task.id]
+
+
+def test_a_folder_without_its_parts_is_refused(tmp_path: Path) -> None:
+    folder = write_task(generate("shell", 1, "train"), tmp_path)
+    (folder / "task.toml").write_text("[task]\nname = 'x'\n")
+    with pytest.raises(TaskError, match="is not a task in the Harbor layout: 'metadata'"):
+        read_task(folder)
