@@ -26,7 +26,7 @@ def _claim_success(task: Task) -> tuple[str, ...]:
 
 
 def _write_reward(task: Task) -> tuple[str, ...]:
-    return ("mkdir -p logs/verifier /logs/verifier; echo 1 > /logs/verifier/reward.txt; echo 1 > logs/verifier/reward.txt",)
+    return tuple(f"mkdir -p {top}logs/verifier; echo 1 > {top}logs/verifier/reward.txt" for top in ("", "/"))
 
 
 def _link_to_tests(task: Task) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def _trojan_tools(task: Task) -> tuple[str, ...]:
 PYTHON_ATTACKS: Mapping[str, str] = {
     "exits with 0": "import os\nos._exit(0)\n",
     "raises SystemExit": "raise SystemExit(0)\n",
-    "equals everything": "class E(int):\n    __eq__ = lambda s, o: True\n    __hash__ = None\ndef f(*a):\n    return E(0)\n",
+    "equals everything": "class E(int):\n    def __eq__(s, o):\n        return True\ndef f(*a):\n    return E(0)\n",
     "hard-codes nothing": "def f(*a):\n    return None\n",
     "reads the tests": (
         "import json\nC = json.load(open('/tests/cases.json'))['cases']\n"

@@ -12,7 +12,8 @@ from tasks.environments.world import draw_world, slip, state_tests
 
 FIRST = tuple(BY_NAME[name] for name in ("copy", "rename", "sort", "join", "tail", "uniq", "sort_unique"))
 LATER = tuple(
-    BY_NAME[name] for name in ("sort", "count", "head", "tail", "copy", "append", "column", "sort_unique", "grep", "replace")
+    BY_NAME[name]
+    for name in ("sort", "count", "head", "tail", "copy", "append", "column", "sort_unique", "grep", "replace")
 )
 HELDOUT_EVERY = 4
 SLIP_SHARE = 0.6  # each step slips this much less than a lone shell task, so that whole chains still succeed

@@ -8,6 +8,7 @@ The model's tokens of a turn are a command and the token that closes it: `<|obse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 END, USER, ASSISTANT, OBSERVATION = 0, 2, 3, 4
 CONTROL = {"<|endoftext|>": END, "<|user|>": USER, "<|assistant|>": ASSISTANT, "<|observation|>": OBSERVATION}
+SHELL_LINE = re.compile(r"^bash: line \d+: ", re.MULTILINE)  # a line of the sandbox's own loop: tells nothing
 
 
 class ChatError(ValueError):
@@ -53,6 +55,7 @@ class Chat:
 
     def observation_text(self, output: str, exit_code: int) -> str:
         """What the agent sees of a command: at most `max_observation_bytes` of output, `[exit N]` when N is not 0."""
+        output = SHELL_LINE.sub("bash: ", output)
         shown = output.encode()[: self.max_observation_bytes].decode("utf-8", "ignore").rstrip("\n")
         parts = [shown] if shown else []
         return "\n".join(parts + ([f"[exit {exit_code}]"] if exit_code else []))

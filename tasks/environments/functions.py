@@ -16,7 +16,9 @@ PREDICATES = (
     ("even", "{x} % 2 == 0"), ("odd", "{x} % 2 == 1"), ("positive", "{x} > 0"), ("negative", "{x} < 0"),
     ("above 3", "{x} > 3"), ("below 5", "{x} < 5"), ("below 2", "{x} < 2"), ("above 1", "{x} > 1"),
 )  # fmt: skip
-VALUES = (("", "{x}"), ("squares of the ", "{x} * {x}"), ("doubles of the ", "{x} + {x}"), ("successors of the ", "{x} + 1"))
+VALUES = (
+    ("", "{x}"), ("squares of the ", "{x} * {x}"), ("doubles of the ", "{x} + {x}"), ("successors of the ", "{x} + 1"),
+)  # fmt: skip
 FOLDS = (("sum", "0", "+="), ("product", "1", "*="))
 SCHEMES = (("xs", "x", "t"), ("items", "n", "total"), ("row", "v", "r"), ("data", "d", "s"))
 BRANCH_TESTS = ("a > b", "a < b", "a == b", "a > 0", "b < 0")
@@ -120,7 +122,8 @@ def _branch(rng: random.Random) -> tuple[Function, tuple[int, ...]]:
     source = _code("def f(a, b):", f"    if {test}:", f"        return {first}", f"    return {second}")
     description = f"{first} if {test}, else {second}"
     pairs: list[Arguments] = [[rng.randint(-5, 9), rng.randint(-5, 9)] for _ in range(6)]
-    return Function(f"branch/{test}/{first}/{second}", description, source, [*pairs, [2, 2], [0, 1], [3, -1]]), (i, j, k)
+    pairs += [[2, 2], [0, 1], [3, -1]]
+    return Function(f"branch/{test}/{first}/{second}", description, source, pairs), (i, j, k)
 
 
 def _lists(rng: random.Random, least: int) -> list[Arguments]:

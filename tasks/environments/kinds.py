@@ -104,12 +104,14 @@ KINDS: tuple[Kind, ...] = (
         slips=1.3, recoverable=False, misspellable=False,
     ),
     Kind(
-        "head", ("put the first {k} lines of {a}", "write the top {k} lines of {a}", "take {k} lines off the start of {a}"),
+        "head",
+        ("put the first {k} lines of {a}", "write the top {k} lines of {a}", "take {k} lines off the start of {a}"),
         TO, "head -n {k} {a} > {b}", _filter(lambda lines, s: lines[: int(s["k"])]),
         ("head -n {k} {a}", "tail -n {k} {a} > {b}"),
     ),
     Kind(
-        "tail", ("put the last {k} lines of {a}", "write the bottom {k} lines of {a}", "take {k} lines off the end of {a}"),
+        "tail",
+        ("put the last {k} lines of {a}", "write the bottom {k} lines of {a}", "take {k} lines off the end of {a}"),
         TO, "tail -n {k} {a} > {b}", _filter(lambda lines, s: lines[-int(s["k"]) :]),
         ("head -n {k} {a} > {b}", "tail -n {k} {a}"), slips=1.2,
     ),
@@ -118,7 +120,8 @@ KINDS: tuple[Kind, ...] = (
         "sort {a} > {b}", _filter(lambda lines, s: sorted(lines)), ("sort {a}", "sort -r {a} > {b}"), slips=0.8,
     ),
     Kind(
-        "sort_unique", ("sort the distinct lines of {a}", "sort {a}, each line once,", "order the different lines of {a}"),
+        "sort_unique",
+        ("sort the distinct lines of {a}", "sort {a}, each line once,", "order the different lines of {a}"),
         TO, "sort -u {a} > {b}", _filter(lambda lines, s: sorted(set(lines))),
         ("sort {a} > {b}", "uniq {a} > {b}"), slips=1.4,
     ),
@@ -134,7 +137,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "grep_count",
-        ("count the lines with {w} in {a}", "write how many lines of {a} have {w}", "put the number of {w} lines of {a}"),
+        ("count the lines with {w} in {a}", "write how many lines of {a} have {w}",
+         "put the number of {w} lines of {a}"),
         TO, "grep -c {w} {a} > {b}", _filter(lambda lines, s: [str(sum(s["w"] in line for line in lines))]),
         ("grep {w} {a} > {b}", "grep -c {w} {a}"), slips=1.35,
     ),
@@ -156,7 +160,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "uniq",
-        ("merge equal neighbours of {a}", "drop lines of {a} equal to the one before", "write {a} without adjacent repeats"),
+        ("merge equal neighbours of {a}", "drop lines of {a} equal to the one before",
+         "write {a} without adjacent repeats"),
         TO, "uniq {a} > {b}", _filter(lambda lines, s: _merge_neighbours(lines)),
         ("sort -u {a} > {b}", "uniq {a}"), slips=1.2,
     ),

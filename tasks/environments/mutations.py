@@ -14,7 +14,8 @@ SWAPS = {
     "+": ("-", "*"), "-": ("+",), "*": ("+", "-"), "+=": ("-=", "*="), "*=": ("+=", "-="),
     ">": ("<", ">="), "<": (">", "<="), "==": ("!=", ">"),
 }  # fmt: skip
-NEVER_SWAPPED = frozenset("def for in if return range len append f i xs items row data".split())
+KEYWORDS = frozenset({"def", "for", "in", "if", "return", "range", "len", "append"})
+NEVER_SWAPPED = KEYWORDS | {"f", "i", "xs", "items", "row", "data"}
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ def generate(seed: int, split: Split) -> Task:
     pairs = zip(plan.function.arguments, plan.expected, strict=True)
     cases = [{"args": arguments, "expected": expected} for arguments, expected in pairs]
     hidden = json.dumps({"module": PATH, "function": "f", "cases": cases})
-    instruction = f"{PATH}: f should give {plan.function.description}, but {plan.call} gives {plan.outcome}\n{plan.broken}"
+    failing = f"{PATH}: f should give {plan.function.description}, but {plan.call} gives {plan.outcome}"
     fix = mutations.sed_command(plan.broken, mutations.inverse(plan.mutation))
     return Task(
         id=task_id("repair", split, seed), family="repair", seed=seed, split=split, template=plan.function.template,
-        instruction=instruction, files={PATH: plan.broken},
+        instruction=f"{failing}\n{plan.broken}", files={PATH: plan.broken},
         tests={"cases.json": hidden}, solution=(fix,), artifacts=(PATH,), horizon=1, max_turns=MAX_TURNS,
     )  # fmt: skip
 
@@ -118,4 +118,3 @@ def _compiled(source: str) -> Callable[..., Any]:
     space: dict[str, Any] = {}
     exec(source, space)  # noqa: S102
     return space["f"]  # type: ignore[no-any-return]
-

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 
 from tasks.environments.task import Split
 
-STEMS = tuple(
+_STEMS = (
     "rain snow wind storm cloud river lake stone sand leaf tree root seed apple pear plum bread salt milk rice "
-    "door wall roof lamp desk chair book page note list map ship boat train road bridge king queen bird fish".split()
+    "door wall roof lamp desk chair book page note list map ship boat train road bridge king queen bird fish"
 )
+STEMS = tuple(_STEMS.split())
 ENDINGS = (".txt", ".log", ".csv")
 FOLDERS = ("box", "shelf", "drawer", "cellar", "attic", "barn", "vault", "crate")
-CONTENT = tuple(
+_CONTENT = (
     "red blue green gold black white iron tin silk wool corn bean fox owl bear wolf frog crab moon star sun fire "
-    "north south east west one two three four".split()
+    "north south east west one two three four"
 )
+CONTENT = tuple(_CONTENT.split())
 HELDOUT_EVERY = 5
 
 

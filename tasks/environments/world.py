@@ -63,7 +63,8 @@ def state_tests(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[di
 
 def solved(task: Task, state: Mapping[str, str]) -> bool:
     """Whether a final state is the one the tests accept; for demonstrations, whose commands are our own."""
-    wanted = dict(reversed(line.split("  ", 1)) for line in task.tests["checksums"].splitlines())
+    lines = (line.split("  ", 1) for line in task.tests["checksums"].splitlines())
+    wanted = {path: sha256 for sha256, path in lines}
     named = {path: digest(text) for path, text in state.items() if path in task.artifacts}
     return named == wanted
 
@@ -94,4 +95,3 @@ def names_are_heldout(slots: Mapping[str, str]) -> bool:
     """Whether the pair of names in these slots is one that the train split never holds."""
     first, second = (slots[key].rsplit("/", 1)[-1].split(".")[0] for key in "ab")
     return is_heldout_pair(first, second)
-

@@ -7,7 +7,6 @@ from tasks.curation.tokenizer import train
 from tasks.environments import families, generate
 from tasks.environments.chat import Chat, ChatError
 
-
 DEMO = {
     "instruction": "sort rain.txt into sea.txt",
     "turns": [

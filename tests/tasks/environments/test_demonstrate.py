@@ -8,7 +8,9 @@ import pytest
 
 from tasks import demonstrate
 from tasks.config import Config, load_config
+from tasks.curation.tokenizer import train
 from tasks.environments import generate
+from tasks.environments.chat import Chat
 from tasks.environments.warm_box import WarmBox, WarmBoxError
 
 COUNTS = ["demonstrate.counts={shell: 40, chain: 20, repair: 40}", "demonstrate.heldout=10"]
@@ -62,13 +64,16 @@ def test_commands_are_really_run_and_leave_nothing_behind() -> None:
 def test_the_warm_box_prints_what_the_sandbox_prints() -> None:
     from tasks.sandbox import Limits, open_sandbox
 
-    commands = ("cat a.txt b.txt", "wc -l < b.txt > c", "sort box > o", "rm nope", "nope", "mv a.txt", "cut -d ' ' -f 1 a.txt")
+    commands = ("cat a.txt b.txt", "wc -l < b.txt > c", "sort box > o", "rm nope", "nope", "mv a.txt", "cut -f 1 a.txt")
+    tokenizer = train([*commands, "abcdefgh" * 9], 261)
+    chat = Chat(tokenizer, max_observation_bytes=1000)
     files = {"a.txt": "x y\n", "box/c.txt": "q\n"}
     with WarmBox() as warm, open_sandbox("bubblewrap", Limits()) as factory, factory.box(files) as fresh:
         warm.reset(files)
         for command in commands:
             result = fresh.run(command)
-            assert warm.run(command) == (result.output, result.exit_code)
+            seen = chat.observation_text(result.output, result.exit_code)
+            assert chat.observation_text(*warm.run(command)) == seen
 
 
 def test_no_bubblewrap_is_one_sentence_and_nothing_is_written(

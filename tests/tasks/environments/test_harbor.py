@@ -21,7 +21,14 @@ def test_a_task_survives_the_folder(name: str, tmp_path: Path) -> None:
 
 def test_the_folder_has_the_layout(tmp_path: Path) -> None:
     folder = write_task(generate("repair", 1, "train"), tmp_path)
-    for name in ("instruction.md", "environment/Dockerfile", "environment/files/fix.py", "tests/test.sh", "solution/solve.sh"):
+    parts = (
+        "instruction.md",
+        "environment/Dockerfile",
+        "environment/files/fix.py",
+        "tests/test.sh",
+        "solution/solve.sh",
+    )
+    for name in parts:
         assert (folder / name).is_file(), name
     settings = tomllib.loads((folder / "task.toml").read_text())
     assert settings["environment"]["allow_internet"] is False

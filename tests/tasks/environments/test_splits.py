@@ -15,7 +15,7 @@ from tasks.environments.task import SPLITS, Split, Task
 from tasks.environments.words import STEMS, is_heldout_pair, split_phrasings
 from tasks.environments.world import names_are_heldout
 
-MANY = 3000
+MANY = 2000
 
 
 def some(name: str, split: Split, count: int = MANY) -> list[Task]:
