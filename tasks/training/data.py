@@ -84,7 +84,8 @@ class Mixture:
         names = sorted(name for name, share in shares.items() if share > 0)
         unknown = [name for name in names if name not in sources]
         if unknown or not names:
-            raise TrainingDataError(f"The mixture names {unknown or 'no source'}; known are {', '.join(sorted(sources))}.")
+            known = ", ".join(sorted(sources))
+            raise TrainingDataError(f"The mixture names {unknown or 'no source'}; known are {known}.")
         self.sources = [sources[name] for name in names]
         total = sum(shares[name] for name in names)
         self.edges = np.cumsum([shares[name] / total for name in names])

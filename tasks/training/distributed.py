@@ -23,10 +23,9 @@ def start_process_group() -> None:
         return
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" in os.environ:
+    if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         meeting_point = Path(tempfile.mkdtemp(prefix="longhaul-")) / "group"
         dist.init_process_group(backend, init_method=f"file://{meeting_point}", rank=0, world_size=1)
     atexit.register(_leave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import math
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def _by_distance(
     hits: NDArray[np.bool_], distances: NDArray[np.int64], documents: NDArray[np.int64]
 ) -> dict[str, Estimate]:
     found = {"all": estimate(hits.astype(float), clusters=documents.tolist())}
-    for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(DISTANCE_EDGES):
         inside = (distances > low) & (distances <= high)
         if inside.any():
             name = f"{low + 1}-{high}" if high < 1 << 30 else f"over_{low}"
@@ -118,14 +119,16 @@ def _by_distance(
 
 
 @torch.no_grad()
-def transcript_loss(transformer: Transformer, transcripts: Sequence[Transcript], mode: Mode) -> Estimate:
-    """Nats per token that the expert wrote, over whole transcripts (one row each)."""
+def transcript_loss(
+    transformer: Transformer, transcripts: Sequence[Transcript], mode: Mode, other_weight: float
+) -> Estimate:
+    """Nats per token that the expert wrote (those weighing more than `other_weight`), one transcript a row."""
     values: list[float] = []
     weights: list[float] = []
     for ids, weight in transcripts:
         token_ids = torch.from_numpy(ids)[None].to(next(transformer.parameters()).device)
         log_probs = transformer.log_probs(token_ids, None, mode)[0].double().cpu().numpy()
-        own = weight >= 1.0
+        own = weight > other_weight
         values.append(-float(log_probs[own].mean()))
         weights.append(float(own.sum()))
     return estimate(values, weights=weights)

@@ -50,18 +50,20 @@ class Trajectories:
         return Row(tokens, documents, weights)
 
 
-def load_transcripts(folder: Path, chat: Renderer, other_weight: float) -> tuple[list[Transcript], list[Transcript]]:
+def load_transcripts(
+    folder: Path, chat: Renderer, own_weight: float, other_weight: float
+) -> tuple[list[Transcript], list[Transcript]]:
     """All training demonstrations as (training, kept away) transcripts.
 
-    Tokens that the model did not write (instruction, observations) get `other_weight`.
+    Tokens that the expert wrote get `own_weight`, instructions and observations `other_weight`.
     Raises TrainingDataError with file and line where a line is not a demonstration.
     """
     train: list[Transcript] = []
     kept: list[Transcript] = []
     for demo, task_id in read_demonstrations(folder):
         ids, weights = chat.render_demo(demo)
-        floor = np.maximum(np.asarray(weights, dtype=np.float32), np.float32(other_weight))
-        (kept if _kept_away(task_id) else train).append((np.asarray(ids, dtype=np.int64), floor))
+        scaled = np.where(np.asarray(weights) >= 1.0, own_weight, other_weight).astype(np.float32)
+        (kept if _kept_away(task_id) else train).append((np.asarray(ids, dtype=np.int64), scaled))
     return train, kept
 
 

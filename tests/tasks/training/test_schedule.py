@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.training.schedule import locate, total_steps, warmup_stable_decay
+from tasks.training.settings import OptimizerSettings
+from tests.tasks.training import tiny
+
+shares = st.floats(0.0, 0.5)
+
+
+@given(steps=st.integers(1, 1000), warmup=shares, decay=shares)
+def test_factor_rises_stays_and_falls(steps: int, warmup: float, decay: float) -> None:
+    factors = [warmup_stable_decay(step, steps, warmup, decay) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert peak <= warmup * steps + 1
+
+
+def test_plateau_is_the_peak_and_the_end_is_near_zero() -> None:
+    factors = [warmup_stable_decay(step, 100, 0.1, 0.2) for step in range(100)]
+    assert factors[9:81] == [1.0] * 72
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[99] == pytest.approx(0.05)
+
+
+@given(step=st.integers(0, 17))
+def test_every_step_lies_in_one_phase(step: int) -> None:
+    phases = tiny.phases(6)
+    index, inner = locate(phases, step)
+    assert sum(phase.steps for phase in phases[:index]) + inner == step
+    assert 0 <= inner < phases[index].steps
+
+
+def test_past_the_end() -> None:
+    assert total_steps(tiny.phases(6)) == 18
+    with pytest.raises(ValueError, match="past the last phase"):
+        locate(tiny.phases(6), 18)
+
+
+def test_muon_with_sharded_optimizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs zero_stage 0"):
+        OptimizerSettings(name="muon", zero_stage=2)
+    with pytest.raises(ValueError, match="zero_stage must be"):
+        OptimizerSettings(name="adamw", zero_stage=4)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.training.errors import TrainingDataError
+from tasks.training.trajectories import Trajectories, load_transcripts
+
+
+class Letters:
+    """Renders a demonstration as the numbers it holds: the model's own are odd."""
+
+    def render_demo(self, demo: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+        ids: list[int] = demo["ids"]
+        return ids, [float(i % 2) for i in ids]
+
+
+def write(folder: Path, lines: list[str]) -> None:
+    (folder / "shell.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_own_tokens_weigh_more_and_a_few_tasks_are_kept_away(tmp_path: Path) -> None:
+    write(tmp_path, [json.dumps({"task_id": f"t{i // 2}", "ids": [i + 2, 3, 4]}) for i in range(600)])
+    (tmp_path / "heldout.jsonl").write_text("this is not read\n")
+    train, kept = load_transcripts(tmp_path, Letters(), own_weight=2.0, other_weight=0.1)
+    assert len(train) + len(kept) == 600
+    assert 2 < len(kept) < 60
+    assert {int(ids[0]) // 2 for ids, _ in train}.isdisjoint({int(ids[0]) // 2 for ids, _ in kept})
+    ids, weights = train[0]
+    assert weights.tolist() == pytest.approx([2.0 if i % 2 else 0.1 for i in ids])
+
+
+def test_rows_are_full_and_first_tokens_carry_no_loss() -> None:
+    transcripts = [(np.arange(5, 12), np.ones(7, dtype=np.float32)), (np.arange(20, 23), np.ones(3, dtype=np.float32))]
+    row = Trajectories(transcripts).row(np.random.default_rng(1), 40)
+    starts = np.flatnonzero(np.diff(row.documents, prepend=-1))
+    assert set(row.tokens[starts]) == {5, 20}
+    assert (row.weights[starts] == 0).all()
+    assert (np.delete(row.weights, starts) == 1).all()
+
+
+def test_broken_line_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ['{"task_id": "a", "ids": [1]}', "{broken"])
+    with pytest.raises(TrainingDataError, match=r"Line 2 of .*shell\.jsonl is not a demonstration"):
+        load_transcripts(tmp_path, Letters(), 1.0, 0.1)
+
+
+def test_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match="holds no demonstrations"):
+        load_transcripts(tmp_path, Letters(), 1.0, 0.1)
