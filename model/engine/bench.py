@@ -45,6 +45,7 @@ def measure(engine: Engine, sequences: int, prompt: int, new: int, clock: Callab
 
 
 def main() -> None:
+    """Print the speeds of the compiled and the reference step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--sequences", type=int, default=96)

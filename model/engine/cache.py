@@ -18,9 +18,7 @@ class Cache:
     def __init__(self, config: ModelConfig, slots: int, max_length: int, device: torch.device) -> None:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.slots, self.max_length = slots, max_length
-        self.latent = [
-            torch.zeros(slots, max_length, width, device=device) for _ in range(config.num_hidden_layers)
-        ]
+        self.latent = [torch.zeros(slots, max_length, width, device=device) for _ in range(config.num_hidden_layers)]
         self.index_keys: list[Tensor | None] = [
             torch.zeros(slots, max_length, config.index_head_dim, device=device) if kind == "full" else None
             for kind in config.indexer_types

@@ -9,6 +9,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ Macros = tuple[tuple[str, str], ...]
 class NativeStep:
     """Same call as `ReferenceStep`; keeps the packed weights and the table of pointers that step.cpp reads."""
 
-    def __init__(self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None, threads: int = 1) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None, threads: int = 1
+    ) -> None:
         self.cache, self.topk = cache, min(topk or cache.max_length, cache.max_length)
         self.config, self.vocabulary = config, config.vocab_size
         self.library = _build(_macros(config))
@@ -43,9 +46,9 @@ class NativeStep:
     @staticmethod
     def available(config: ModelConfig, device: torch.device) -> bool:
         """Whether there is a compiler, the model is on the CPU, and its sizes are multiples of the vector width."""
-        vectors = (config.q_lora_rank, config.kv_lora_rank, config.index_head_dim)
-        inner = (config.intermediate_size, config.moe_intermediate_size)
-        whole = not any(size % 8 for size in (*vectors, *inner, config.qk_rope_head_dim)) and not config.hidden_size % 16
+        vectors: tuple[int, ...] = (config.q_lora_rank, config.kv_lora_rank, config.index_head_dim)
+        vectors += (config.intermediate_size, config.moe_intermediate_size, config.qk_rope_head_dim)
+        whole = not any(size % 8 for size in vectors) and not config.hidden_size % 16
         return device.type == "cpu" and whole and shutil.which("g++") is not None
 
     def _entry(self, layer: FusedLayer, index: int) -> list[int]:
@@ -164,10 +167,9 @@ def _build(macros: Macros) -> ctypes.CDLL:
     if not library.exists():
         _compile(macros, library)
     loaded = ctypes.CDLL(str(library))
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    rows = [*[number] * 3, *[pointer] * 3, number, *[pointer] * 2]  # max_length, topk, rows; wanted, logits
-    loaded.decode_rows.argtypes = [pointer, number, *[pointer] * 3, *rows]
-    loaded.sample_rows.argtypes = [pointer, number, number, *[pointer] * 4]
+    kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+    loaded.decode_rows.argtypes = [kinds[letter] for letter in "pnpppnnnpppnpp"]
+    loaded.sample_rows.argtypes = [kinds[letter] for letter in "pnnpppp"]
     loaded.decode_rows.restype = loaded.sample_rows.restype = None
     return loaded
 

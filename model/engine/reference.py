@@ -80,9 +80,7 @@ class ReferenceStep:
         visible = torch.arange(length, device=slots.device) <= positions[:, None]
         return topk_mask(torch.cat(scores).masked_fill(~visible, -torch.inf), self.topk)
 
-    def _attend(
-        self, index: int, heads: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None
-    ) -> Tensor:
+    def _attend(self, index: int, heads: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None) -> Tensor:
         length = int(positions.max()) + 1
         out = []
         for rows in torch.arange(len(slots), device=slots.device).split(_ROWS_AT_ONCE):

@@ -26,10 +26,10 @@ def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniforms(seeds: Int64s, indices: Int64s) -> Doubles:
-    """Numbers in [0, 1) with 53 random bits, one per (seed, index) pair; shapes [N], [N] -> [N]."""
+    """Numbers in (0, 1) with 52 random bits, one per (seed, index) pair; shapes [N], [N] -> [N]."""
     streams = _mix(seeds.astype(np.uint64) + _GOLDEN)
     bits = _mix(streams + (indices.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def sample(logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def sample(logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tenso
 
     Args:
         logits: [N, V]. temperatures: [N]; 0 takes the largest logit, the lowest id among equals.
-        numbers: [N] uniform in [0, 1).
+        numbers: [N] uniform in (0, 1).
     Returns:
         token ids [N] (int64) and their log-probabilities [N] at the row's temperature (1 for greedy rows).
     """

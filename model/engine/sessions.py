@@ -36,6 +36,7 @@ class Sessions:
         return slot
 
     def close(self, session: str) -> None:
+        """Free the session's slot; a running request of it ends without a completion."""
         slot = self.slot_of.pop(session)
         self.request_of.pop(slot, None)
         self.length[slot] = self.cached[slot] = 0
@@ -61,7 +62,9 @@ class Sessions:
         self.stop_ids[slot] = -1
         self.stop_ids[slot, : len(ids)] = ids
 
-    def append(self, slots: Int64s, tokens: Int64s, log_probs: npt.NDArray[np.float32], version: int) -> list[Completion]:
+    def append(
+        self, slots: Int64s, tokens: Int64s, log_probs: npt.NDArray[np.float32], version: int
+    ) -> list[Completion]:
         """Add one sampled token to each of the slots and return the requests that end with it."""
         at = self.length[slots]
         self.tokens[slots, at] = tokens

@@ -431,8 +431,14 @@ void draw(const float *logits, float temperature, double number, float *weights,
     double passed = 0.0;
     int g = 0;
     for (; g + 1 < groups && passed + sum(load(weights + 8 * g)) <= target; ++g) passed += sum(load(weights + 8 * g));
-    for (chosen = 8 * g; chosen + 1 < VOCABULARY && chosen + 1 < 8 * g + 8; ++chosen)
-      if ((passed += weights[chosen]) > target) break;
+    chosen = 8 * g;
+    for (int i = 8 * g; i < 8 * g + 8; ++i) {
+      if (weights[i] > weights[chosen]) chosen = i;  // stays if rounding leaves the target behind the group
+      if ((passed += weights[i]) > target) {
+        chosen = i;
+        break;
+      }
+    }
   }
   *token = chosen;
   *log_prob = (logits[chosen] - logits[best]) * inverse - float(std::log(total));

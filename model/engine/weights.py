@@ -59,13 +59,16 @@ class FusedWeights:
 def fuse(weights: Weights, config: ModelConfig) -> FusedWeights:
     """Fuse a state dict with the names of transformers' `GlmMoeDsaForCausalLM`.
 
+    The result shares no memory with `weights`, which a trainer may go on to change.
+
     Raises:
         EngineError: a tensor is missing.
     """
     try:
         layers = [_fuse_layer(_Layer(weights, index), config, index) for index in range(config.num_hidden_layers)]
         head = weights["lm_head.weight"].double() * weights["model.norm.weight"].double()
-        return FusedWeights(weights["model.embed_tokens.weight"].float(), layers, head.float())
+        embedding = weights["model.embed_tokens.weight"].to(torch.float32, copy=True)
+        return FusedWeights(embedding, layers, head.float())
     except KeyError as error:
         raise EngineError(f"The weights given to the decode engine have no tensor {error}.") from None
 
@@ -134,9 +137,7 @@ def _feed_forward(layer: _Layer, routed: bool, config: ModelConfig) -> tuple[Fee
     gain = layer["post_attention_layernorm.weight"]
     if not routed:
         return _swiglu(layer, "mlp.", gain), None
-    experts = FeedForward(
-        (layer["mlp.experts.gate_up_proj"] * gain).float(), layer["mlp.experts.down_proj"].float()
-    )
+    experts = FeedForward((layer["mlp.experts.gate_up_proj"] * gain).float(), layer["mlp.experts.down_proj"].float())
     bias = layer["mlp.gate.e_score_correction_bias"].float()
     routing = Routing((layer["mlp.gate.weight"] * gain).float(), bias, experts)
     return _swiglu(layer, "mlp.shared_experts.", gain), routing

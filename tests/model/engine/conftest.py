@@ -8,12 +8,13 @@ import torch
 from model import ModelConfig, Transformer
 from model.engine import Completion, Engine, Request
 
-SMALL = dict(
-    vocab_size=61, hidden_size=32, intermediate_size=40, moe_intermediate_size=24, num_hidden_layers=3,
-    num_attention_heads=3, q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=12, qk_rope_head_dim=8, v_head_dim=10,
-    n_routed_experts=5, num_experts_per_tok=2, index_n_heads=3, index_head_dim=16, index_topk=6,
-    num_nextn_predict_layers=0, max_position_embeddings=64,
-)  # fmt: skip
+SMALL = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 40, "moe_intermediate_size": 24,
+    "num_hidden_layers": 3, "num_attention_heads": 3, "q_lora_rank": 24, "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 5,
+    "num_experts_per_tok": 2, "index_n_heads": 3, "index_head_dim": 16, "index_topk": 6,
+    "num_nextn_predict_layers": 0, "max_position_embeddings": 64,
+}  # fmt: skip
 
 Run = Callable[[Engine, Iterable[Request]], dict[str, Completion]]
 

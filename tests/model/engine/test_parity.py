@@ -34,12 +34,12 @@ def test_log_probs_equal_the_trainers(native: bool, mode: str, shared: bool) -> 
 
 
 def test_laptop_shape_beyond_topk(native: bool) -> None:
-    laptop = dict(
-        vocab_size=1024, hidden_size=128, intermediate_size=384, moe_intermediate_size=96, num_hidden_layers=4,
-        num_attention_heads=4, q_lora_rank=64, kv_lora_rank=48, qk_nope_head_dim=32, qk_rope_head_dim=16,
-        v_head_dim=32, n_routed_experts=8, index_n_heads=4, index_head_dim=32, index_topk=128,
-        max_position_embeddings=1024,
-    )  # fmt: skip
+    laptop = {
+        "vocab_size": 1024, "hidden_size": 128, "intermediate_size": 384, "moe_intermediate_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 48,
+        "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 8,
+        "index_n_heads": 4, "index_head_dim": 32, "index_topk": 128, "max_position_embeddings": 1024,
+    }  # fmt: skip
     transformer = build(2, **laptop)
     prompt = torch.randint(1024, (150,), generator=torch.Generator().manual_seed(0)).tolist()
     completion = run(Engine(transformer, 1, 256, native=native), [Request("a", "a", prompt, 40)])["a"]
@@ -88,7 +88,8 @@ def test_greedy_is_the_trainers_argmax(transformer: Transformer, native: bool) -
 
 
 def test_log_probs_are_at_the_sampling_temperature(transformer: Transformer, native: bool) -> None:
-    completion = run(Engine(transformer, 1, 48, native=native), [Request("a", "a", [1, 2, 3], 12, temperature=0.5)])["a"]
+    request = Request("a", "a", [1, 2, 3], 12, temperature=0.5)
+    completion = run(Engine(transformer, 1, 48, native=native), [request])["a"]
     tokens = [1, 2, 3, *completion.token_ids]
     with torch.no_grad():
         logits = transformer(torch.tensor([tokens]), mode="sparse").logits[0, 2:-1]
