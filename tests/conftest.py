@@ -1,0 +1,15 @@
+"""Settings every test starts with: no telemetry, no network look-ups, threads that do not spin."""
+
+import os
+
+for _name, _value in {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_OFFLINE": "1",
+    "DS_ACCELERATOR": "cpu",
+}.items():
+    os.environ.setdefault(_name, _value)
