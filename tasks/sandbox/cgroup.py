@@ -126,8 +126,7 @@ def _mounts(process: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for line in (process / "mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        mount_point = Path(left.split(" ")[4])
+        mount_point, kind, options = Path(left.split(" ")[4]), right.split(" ")[0], right.split(" ")[-1]
         if kind == "cgroup":
             found.update({name: mount_point for name in options.split(",") if name in CONTROLLERS})
         elif kind == "cgroup2":

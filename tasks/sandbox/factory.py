@@ -13,6 +13,7 @@ from tasks.sandbox.launch import (
     bubblewrap_arguments,
     find_interpreter,
     find_programs,
+    host_user,
     make_etc,
     serve_script,
     user_switch,
@@ -76,11 +77,13 @@ class SandboxFactory:
         With `report`, commands inherit descriptor 9, and what they write there is CommandResult.report.
         Raises SandboxError when a path leaves its folder or the box does not start.
         """
-        ends = open_ends(self._filter, {**place("/work", files), **place("/tests", tests or {})}, report)
         number = next(self._numbers)
+        user = host_user(number)
+        contents = {**place("/work", files), **place("/tests", tests or {})}
+        ends = open_ends(self._filter, contents, report, user)
         group = self._groups.create(f"box-{number}") if self._groups is not None else None
         try:
-            process, shell = start_process(self._starter, self._argv(number, ends), ends, group)
+            process, shell = start_process(self._starter, self._argv(user, ends), ends, group)
         except BaseException:
             ends.ours.close()
             if group is not None:
@@ -116,9 +119,9 @@ class SandboxFactory:
         except SandboxError as error:
             raise SandboxUnavailable(f"The sandbox level '{self.level}' is not available: {error}") from error
 
-    def _argv(self, number: int, ends: Ends) -> list[str]:
+    def _argv(self, user: int | None, ends: Ends) -> list[str]:
         theirs = ends.theirs
-        argv = [*user_switch(number), self._bwrap, *self._arguments]
+        argv = [*user_switch(user), self._bwrap, *self._arguments]
         argv += ["--info-fd", str(theirs["info"]), "--seccomp", str(theirs["filter"])]
         for path, descriptor in ends.files.items():
             argv += ["--perms", "0644", "--file", str(descriptor), path]

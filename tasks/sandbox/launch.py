@@ -86,19 +86,23 @@ def make_etc() -> Path:
     return folder
 
 
-def user_switch(slot: int) -> list[str]:
-    """The prefix that gives up root for a user id no other box has; empty for callers who are not root.
+def host_user(number: int) -> int | None:
+    """The user id on the host of a factory's box `number`; None when this process is not root and so has no choice.
 
-    Without root the box has the caller's own id on the host, and uid 1000 inside its user namespace.
+    Without root a box has its caller's own id on the host, and uid 1000 inside its user namespace.
     """
     if os.geteuid() != 0:
-        return []
-    user = HOST_USERS + os.getpid() % 3_000_000 * USERS_PER_PROCESS + slot % USERS_PER_PROCESS
-    return ["/usr/sbin/chroot" if Path("/usr/sbin/chroot").exists() else "chroot"] + [
-        f"--userspec=+{user}:+{user}",
-        "--groups=",
-        "/",
-    ]
+        return None
+    return HOST_USERS + os.getpid() % 3_000_000 * USERS_PER_PROCESS + number % USERS_PER_PROCESS
+
+
+def user_switch(user: int | None) -> list[str]:
+    """The start of a command line that gives up root for `user`: coreutils' chroot to where one is already."""
+    return [] if user is None else [_chroot(), f"--userspec=+{user}:+{user}", "--groups=", "/"]
+
+
+def _chroot() -> str:
+    return next(path for path in ("/usr/sbin/chroot", "/usr/bin/chroot") if Path(path).exists())
 
 
 def bubblewrap_arguments(etc: Path, interpreter: Interpreter, limits: Limits) -> list[str]:

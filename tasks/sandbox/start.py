@@ -31,13 +31,18 @@ class Ends:
             os.close(descriptor)
 
 
-def open_ends(filter_program: bytes, files: Mapping[str, str | bytes], report: bool) -> Ends:
-    """Pipes for a box, its system-call filter, and its `files` (absolute path in the box: content) in memory."""
+def open_ends(filter_program: bytes, files: Mapping[str, str | bytes], report: bool, user: int | None) -> Ends:
+    """Pipes for a box, its system-call filter, and its `files` (absolute path in the box: content) in memory.
+
+    Only the output pipe belongs to the box's `user`, who may open it again as /dev/stdout; the others it may not.
+    """
     commands_read, commands = os.pipe2(os.O_CLOEXEC)
     output, output_write = os.pipe2(os.O_CLOEXEC)
     reply, reply_write = os.pipe2(os.O_CLOEXEC)
     info, info_write = os.pipe2(os.O_CLOEXEC)
     fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    if user is not None:
+        os.fchown(output_write, user, user)
     theirs = {"stdin": commands_read, "stdout": output_write, "reply": reply_write, "info": info_write}
     theirs["filter"] = _in_memory(filter_program)
     report_read = None
@@ -61,16 +66,24 @@ def start_process(
     with os.fdopen(ends.info, "rb") as info:
         text = info.read()
     try:
-        pid = int(json.loads(text)["child-pid"])
-        shell = os.pidfd_open(pid)
-        if group is not None:
-            group.add(pid)
+        return process, _adopt(text, group)
     except (ValueError, KeyError, OSError) as error:
         process.kill()
         process.wait()
         said = os.read(ends.ours.output, 4096).decode(errors="replace").strip() or str(error)
         raise SandboxError(f"The sandbox could not start a box; bubblewrap said: {said}.") from error
-    return process, shell
+
+
+def _adopt(info: bytes, group: ControlGroup | None) -> int:
+    """A pidfd of the process that bubblewrap's `info` names, once it is in `group`."""
+    shell = os.pidfd_open(int(json.loads(info)["child-pid"]))
+    try:
+        if group is not None:
+            group.add(json.loads(info)["child-pid"])
+    except OSError:
+        os.close(shell)
+        raise
+    return shell
 
 
 def _spawn(argv: Sequence[str], ends: Ends) -> subprocess.Popen[bytes]:

@@ -1,3 +1,4 @@
+import os
 import time
 
 import pytest
@@ -45,10 +46,22 @@ def test_commands_inherit_no_descriptor_but_their_three(box: Box) -> None:
     assert listing == ["0", "1", "2", "3"]  # 3 is the folder that ls itself has open
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root the pipes belong to the box's own user")
+def test_child_processes_cannot_reach_the_answer(box: Box) -> None:
+    result = box.run('for fd in /proc/1/fd/*; do bash -c "echo 0123456789abcdef 0 >$fd"; done 2>/dev/null; (exit 6)')
+    assert result.exit_code == 6
+    assert box.run("echo alive").output == "alive\n"
+
+
 def test_an_answer_without_the_nonce_ends_the_box(box: Box) -> None:
-    forge = 'for fd in /proc/1/fd/*; do ( echo "0123456789abcdef 0" >$fd ) 2>/dev/null; done; sleep 5'
-    assert box.run(forge, 4).exit_code == 137
+    forge = 'for fd in 10 11 12 13; do echo "0123456789abcdef 0" >&$fd; done 2>/dev/null; sleep 9'
+    result = box.run(forge, 8)
+    assert (result.exit_code, result.timed_out) == (137, False)
     assert box.run("echo alive").exit_code == 137
+
+
+def test_standard_streams_can_be_opened_by_name(box: Box) -> None:
+    assert box.run("echo a >/dev/stdout; echo b >/dev/stderr; echo c | tee /dev/fd/2").output == "a\nb\nc\nc\n"
 
 
 def test_exit_ends_the_box_with_its_code_and_files_stay_collectable(box: Box) -> None:
