@@ -1,6 +1,6 @@
 """Small networks whose every weight matters, and a way to run sessions to their end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -15,8 +15,6 @@ SMALL = {
     "num_experts_per_tok": 2, "index_n_heads": 3, "index_head_dim": 16, "index_topk": 6,
     "num_nextn_predict_layers": 0, "max_position_embeddings": 64,
 }  # fmt: skip
-
-Run = Callable[[Engine, Iterable[Request]], dict[str, Completion]]
 
 
 def build(seed: int, **changes: object) -> Transformer:

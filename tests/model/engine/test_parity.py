@@ -106,3 +106,36 @@ def test_native_and_reference_agree_on_ties(transformer: Transformer) -> None:
     prompt = list(range(20))
     for native in (True, False):
         assert_parity(flat, prompt, run(Engine(flat, 1, 48, native=native), [Request("a", "a", prompt, 10)])["a"])
+
+
+def test_plateaus_of_equal_scores_select_the_trainers_keys(native: bool) -> None:
+    """With one index head, half of all scores are exactly zero, and the sixth best often lies among them."""
+    transformer = build(4, index_n_heads=1)
+    prompt = [(17 * j) % 61 for j in range(30)]
+    completion = run(Engine(transformer, 1, 64, native=native), [Request("a", "a", prompt, 30)])["a"]
+    assert_parity(transformer, prompt, completion)
+
+
+OTHER_SHAPES: list[dict[str, object]] = [
+    {"norm_topk_prob": False, "num_experts_per_tok": 1, "n_shared_experts": 2, "routed_scaling_factor": 1.0},
+    {"first_k_dense_replace": 0, "num_attention_heads": 4, "index_n_heads": 8, "rope_theta": 100.0},
+    {"first_k_dense_replace": 3, "num_attention_heads": 2, "kv_lora_rank": 32, "index_topk": 500},
+    {"vocab_size": 128, "indexer_types": ("full", "shared", "shared"), "num_nextn_predict_layers": 1},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_SHAPES)
+def test_other_shapes(native: bool, changes: dict[str, object]) -> None:
+    transformer = build(8, **changes)
+    prompts = {f"r{i}": [(5 * i + j) % 61 for j in range(4 + 9 * i)] for i in range(3)}
+    engine = Engine(transformer, 3, 48, native=native)
+    done = run(engine, [Request(name, name, prompt, 15, seed=7) for name, prompt in prompts.items()])
+    for name, prompt in prompts.items():
+        assert_parity(transformer, prompt, done[name])
+
+
+def test_sizes_that_the_compiled_step_cannot_take_run_on_the_reference() -> None:
+    transformer = build(8, kv_lora_rank=18)
+    engine = Engine(transformer, 1, 48)
+    assert not engine.native
+    assert_parity(transformer, [1, 2, 3], run(engine, [Request("a", "a", [1, 2, 3], 15)])["a"])
