@@ -46,6 +46,7 @@ class _Capture:
     reply: bytearray = field(default_factory=bytearray)
     report: bytearray = field(default_factory=bytearray)
     output_total: int = 0
+    report_total: int = 0
 
     def take(self, pipes: Pipes, descriptor: int, data: bytes) -> None:
         if descriptor == pipes.output:
@@ -54,11 +55,12 @@ class _Capture:
         elif descriptor == pipes.reply:
             self.reply += data[: max(0, 4096 - len(self.reply))]
         else:
+            self.report_total += len(data)
             self.report += data[: max(0, REPORT_BYTES - len(self.report))]
 
     @property
     def flooded(self) -> bool:
-        return self.output_total > self.limits.output_bytes * FLOOD_FACTOR
+        return self.output_total > self.limits.output_bytes * FLOOD_FACTOR or self.report_total > REPORT_BYTES
 
 
 class Box:
