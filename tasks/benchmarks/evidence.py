@@ -1,0 +1,160 @@
+"""`python -m tasks.benchmarks.evidence`: does each part of the recipe earn its place? Three fresh seeds an arm.
+
+Writes docs/evidence.md (tables), docs/evidence.png and docs/evidence.json. What came out negative is in the tables
+like the rest: nothing here looks at a number before it writes it down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.benchmarks.arms import Evidence, EvidenceError
+from tasks.benchmarks.statistics import Estimate, estimate
+
+ROOT = Path(".longhaul/evidence")
+DOCS = Path("docs")
+TITLES = {
+    "midtrained": "after midtraining",
+    "rl": "+ RL, the judge's rewards",
+    "random": "+ RL, random rewards (control)",
+    "finetuned": "+ more fine-tuning, same seconds (control)",
+    "scratch": "midtraining without pretraining",
+}
+COMPARISONS = (
+    ("rl", "midtrained", "RL over its start"),
+    ("random", "midtrained", "random rewards over their start"),
+    ("finetuned", "midtrained", "more fine-tuning over its start"),
+    ("rl", "random", "RL over random rewards"),
+    ("rl", "finetuned", "RL over more fine-tuning"),
+    ("midtrained", "scratch", "pretraining, at the same midtraining steps"),
+)
+Scores = Mapping[int, Mapping[str, Any]]
+
+
+def pooled(scores: Scores, model: str, family: str, kind: str) -> Estimate:
+    """Share solved over all seeds; the interval draws (seed, task) pairs."""
+    values = [solved for seed in scores for solved in scores[seed][model][family][kind]]
+    return estimate(values)
+
+
+def difference(scores: Scores, first: str, second: str, family: str, kind: str) -> Estimate:
+    """Mean of first - second over the same tasks and sampling seeds of every seed."""
+    values = [
+        one - other
+        for seed in scores
+        for one, other in zip(scores[seed][first][family][kind], scores[seed][second][family][kind], strict=True)
+    ]
+    return estimate(values)
+
+
+def tables(scores: Scores, families: Sequence[str]) -> str:
+    """All scores and all differences as Markdown."""
+    head = "| model | " + " | ".join(f"{family} T=1 | {family} greedy" for family in families) + " |\n"
+    rule = "|---|" + "---|" * (2 * len(families)) + "\n"
+    rows = [_row(title, [_cells(scores, model, family) for family in families]) for model, title in TITLES.items()]
+    gains = [
+        _row(title, [_gain_cells(scores, first, second, family) for family in families])
+        for first, second, title in COMPARISONS
+    ]
+    by_seed = "".join(_seed_rows(scores, family) for family in families)
+    return (
+        head + rule + "".join(rows) + "\n### Differences, paired by task and sampling seed\n\n"
+        + head.replace("| model |", "| comparison |") + rule + "".join(gains)
+        + "\n### Seed by seed, T=1\n\n| family | model | " + " | ".join(f"seed {seed}" for seed in scores) + " |\n"
+        + "|---|---|" + "---|" * len(scores) + "\n" + by_seed
+    )  # fmt: skip
+
+
+def _cells(scores: Scores, model: str, family: str) -> str:
+    return " | ".join(_text(pooled(scores, model, family, kind)) for kind in ("solved", "solved_greedy"))
+
+
+def _gain_cells(scores: Scores, first: str, second: str, family: str) -> str:
+    return " | ".join(
+        _text(difference(scores, first, second, family, kind), "+") for kind in ("solved", "solved_greedy")
+    )
+
+
+def _seed_rows(scores: Scores, family: str) -> str:
+    values = {model: [scores[seed][model][family]["pass_at_1"]["value"] for seed in scores] for model in TITLES}
+    return "".join(_row(family, [title, *(f"{v:.3f}" for v in values[model])]) for model, title in TITLES.items())
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | " + " | ".join(cells) + " |\n"
+
+
+def _text(found: Estimate, sign: str = "") -> str:
+    low, high = found.ci95
+    return f"{found.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}] n={found.n}"
+
+
+def draw(scores: Scores, families: Sequence[str], path: Path) -> None:
+    """One panel a family: every model at T=1 and greedy, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(families), figsize=(5 * len(families), 3.6), sharey=True, squeeze=False)
+    for axis, family in zip(axes[0], families, strict=True):
+        for offset, (kind, label) in enumerate((("solved", "T=1"), ("solved_greedy", "greedy"))):
+            found = [pooled(scores, model, family, kind) for model in TITLES]
+            places = [index + 0.36 * (offset - 0.5) for index in range(len(found))]
+            errors = [[f.value - f.ci95[0] for f in found], [f.ci95[1] - f.value for f in found]]
+            axis.barh(places, [f.value for f in found], 0.34, xerr=errors, label=label, capsize=2)
+        axis.set_title(f"{family}, {len(scores)} seeds")
+        axis.set_xlabel("held-out pass@1, 95 % interval")
+        axis.set_yticks(range(len(TITLES)), list(TITLES.values()))
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def write(scores: Scores, families: Sequence[str], minutes: float) -> None:
+    """The page, the picture and the raw figures."""
+    DOCS.mkdir(exist_ok=True)
+    draw(scores, families, DOCS / "evidence.png")
+    (DOCS / "evidence.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
+    text = (
+        "# Evidence\n\nWritten by `make evidence`"
+        f" ({minutes:.0f} minutes in this call; parts that were already there are not run again).\n\n"
+        f"Seeds {', '.join(str(seed) for seed in scores)}: pretraining, midtraining and RL are run anew for each; the"
+        " curated data is the same. Every model is scored on the same held-out tasks and sampling seeds; n counts"
+        " episodes over all seeds, intervals are 95 % bootstrap intervals.\n\n"
+        f"![scores of every arm](evidence.png)\n\n{tables(scores, families)}"
+    )
+    (DOCS / "evidence.md").write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is missing of every seed, then writes the page from all seeds that are complete."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.evidence")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--tasks", default="{shell: 400, chain: 150, repair: 200}", help="held-out tasks a family")
+    arguments = parser.parse_args(argv)
+    started, scores = time.monotonic(), {}
+    scoring = (f"evaluate.tasks={arguments.tasks}", "evaluate.samples=1")
+    try:
+        for seed in arguments.seeds:
+            evidence = Evidence(ROOT, seed, scoring)
+            evidence.run_arms()
+            scores[seed] = evidence.scores()
+            write(scores, list(scores[seed]["rl"]), (time.monotonic() - started) / 60)
+            print(f"[evidence] step {len(scores)}/{len(arguments.seeds)} docs/evidence.md is written", flush=True)
+    except EvidenceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
