@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from kernels.rope import apply_rope
-from kernels.sparse_attention import attention_distribution, masked_attention
-from kernels.topk import topk_mask
+from kernels.sparse_attention import attention_distribution, listed_attention, listed_mask, masked_attention
+from kernels.topk import select_keys
 from model.config import ModelConfig
 from model.indexer import Indexer, Selection, indexer_loss, teaching_rows
 from model.layers import RMSNorm
 from model.packing import Packing
+
+SELECTION_BLOCK = 256  # queries scored at once: bounds the memory of the index scores
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Attention(nn.Module):
         query = self._queries(q_latent, context.rope)
         key, value = self._keys_values(x, context.rope)
         selection = self._select(x, q_latent, context, shared)
-        mask = selection.mask if selection is not None else None
-        if mask is None and not context.packing.whole:
-            mask = context.packing.mask
-        out = masked_attention(query, key, value, mask, self.scale)
+        if selection is not None and selection.keys is not None:
+            out = listed_attention(query, key, value, selection.keys, self.scale)
+        else:
+            mask = None if context.packing.whole else context.packing.mask
+            out = masked_attention(query, key, value, mask, self.scale)
         loss = self._teach(query, key, context, selection)
         return self.o_proj(out.transpose(1, 2).flatten(2)), selection, loss
 
@@ -84,23 +87,29 @@ class Attention(nn.Module):
             return None
         if self.indexer is None:
             return shared
-        mask = self._top_keys(x, q_latent, context) if context.mode == "sparse" else None
+        chosen = self._top_keys(x, q_latent, context) if context.mode == "sparse" else None
         if not context.teach:
-            return Selection(mask)
+            return Selection(chosen)
         rows = teaching_rows(x.shape[1], self.config.indexer_loss_rows, x.device)
         with torch.set_grad_enabled(context.grad):
             keys = self.indexer.keys(x, context.rope)
             scores = self.indexer(x[:, rows], q_latent[:, rows], context.rope[:, rows], keys)
-        return Selection(mask, rows, scores)
+        return Selection(chosen, rows, scores)
 
     @torch.no_grad()
     def _top_keys(self, x: Tensor, q_latent: Tensor, context: AttentionContext) -> Tensor | None:
-        """Mask [B, T, S] of the top-k visible keys; None where every query has at most k."""
+        """The top-k visible keys of each query, [B, T, k] int32; None where every query has at most k."""
         if x.shape[1] <= self.config.index_topk or self.indexer is None:
             return None
-        scores = self.indexer(x, q_latent, context.rope, self.indexer.keys(x, context.rope))
-        scores.masked_fill_(~context.packing.mask, -torch.inf)
-        return topk_mask(scores, self.config.index_topk)
+        keys = self.indexer.keys(x, context.rope)
+        last = torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[:2])
+        lists = []
+        for start in range(0, x.shape[1], SELECTION_BLOCK):  # a block of queries needs no keys after its last
+            rows = slice(start, min(start + SELECTION_BLOCK, x.shape[1]))
+            scores = self.indexer(x[:, rows], q_latent[:, rows], context.rope[:, rows], keys[:, : rows.stop])
+            first = context.packing.starts[:, rows]
+            lists.append(select_keys(scores, first, last[:, rows], self.config.index_topk))
+        return torch.cat(lists, dim=1)
 
     def _teach(
         self, query: Tensor, key: Tensor, context: AttentionContext, selection: Selection | None
@@ -108,7 +117,10 @@ class Attention(nn.Module):
         """The indexer's loss against this layer's attention over the same keys."""
         if selection is None or selection.scores is None or selection.rows is None:
             return None
-        mask = (context.packing.mask if selection.mask is None else selection.mask)[:, selection.rows]
+        if selection.keys is None:
+            mask = context.packing.mask[:, selection.rows]
+        else:
+            mask = listed_mask(selection.keys[:, selection.rows], key.shape[2])
         teacher = attention_distribution(query[:, :, selection.rows], key, mask, self.scale)
         with torch.set_grad_enabled(context.grad):
             return indexer_loss(selection.scores, teacher, mask)

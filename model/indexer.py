@@ -51,11 +51,12 @@ class Indexer(nn.Module):
 class Selection:
     """What a layer with an indexer hands to the layers that share it.
 
-    `mask` [B, T, S] is True at the keys each query attends to (None: all it may see). `rows` [R] are the query rows
-    that teach the indexer and `scores` [B, R, S] their differentiable index scores; None where nothing is learned.
+    `keys` [B, T, k] int32 lists the keys each query attends to, padded with -1 (None: all it may see). `rows` [R] are
+    the query rows that teach the indexer and `scores` [B, R, S] their differentiable index scores; None where nothing
+    is learned.
     """
 
-    mask: Tensor | None
+    keys: Tensor | None
     rows: Tensor | None = None
     scores: Tensor | None = None
 

@@ -1,3 +1,3 @@
-from kernels.sparse_attention.api import attention_distribution, masked_attention
+from kernels.sparse_attention.api import attention_distribution, listed_attention, listed_mask, masked_attention
 
-__all__ = ["attention_distribution", "masked_attention"]
+__all__ = ["attention_distribution", "listed_attention", "listed_mask", "masked_attention"]

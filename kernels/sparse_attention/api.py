@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.sparse_attention import reference
+from kernels.sparse_attention import cpu, reference
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -18,6 +18,25 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
             f"and keys {tuple(key.shape)}."
         )
     return reference.masked_attention(query, key, value, mask, scale)
+
+
+def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """Attention of each query to the keys listed for it, the same for all heads: [B, H, T, Dv].
+
+    query [B, H, T, D], key [B, H, S, D], value [B, H, S, Dv]; indices [B, T, K] int32, at least one a query, padded
+    at the end with -1. Raises ValueError when the list does not belong to the queries.
+    """
+    if indices.shape[:2] != (query.shape[0], query.shape[2]):
+        raise ValueError(
+            f"listed_attention got indices of shape {tuple(indices.shape)} for queries {tuple(query.shape)}."
+        )
+    chosen = cpu if cpu.available(query, value) else reference
+    return chosen.listed_attention(query, key, value, indices, scale)
+
+
+def listed_mask(indices: Tensor, keys: int) -> Tensor:
+    """The list [B, T, K] as a mask [B, T, keys] bool."""
+    return reference.listed_mask(indices, keys)
 
 
 @torch.no_grad()

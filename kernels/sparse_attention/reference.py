@@ -17,6 +17,18 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     return out[..., :width]
 
 
+def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """The same over a list of keys for each query, [B, T, K] padded with -1."""
+    return masked_attention(query, key, value, listed_mask(indices, key.shape[2]), scale)
+
+
+def listed_mask(indices: Tensor, keys: int) -> Tensor:
+    """The list [B, T, K] as a mask [B, T, keys]: padding falls into a column that is cut off."""
+    mask = torch.zeros(*indices.shape[:2], keys + 1, dtype=torch.bool, device=indices.device)
+    columns = torch.where(indices < 0, keys, indices).long()
+    return mask.scatter_(-1, columns, True)[..., :keys]
+
+
 def attention_distribution(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
     """The attention weights averaged over heads, [B, R, S] fp32."""
     scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))

@@ -1,3 +1,3 @@
-from kernels.topk.api import topk_indices, topk_mask
+from kernels.topk.api import select_keys, topk_indices, topk_mask
 
-__all__ = ["topk_indices", "topk_mask"]
+__all__ = ["select_keys", "topk_indices", "topk_mask"]

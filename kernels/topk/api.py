@@ -6,7 +6,7 @@ learning collapses when they are broken at random, so ties always go to the lowe
 
 from torch import Tensor
 
-from kernels.topk import reference
+from kernels.topk import cpu, reference
 
 
 def topk_mask(scores: Tensor, k: int) -> Tensor:
@@ -19,6 +19,20 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     """The selection of `topk_mask` as ascending indices [..., min(k, S)] int64, padded at the end with -1."""
     _require_positive(k)
     return reference.topk_indices(scores, k)
+
+
+def select_keys(scores: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
+    """Each row's k best keys within its half-open range [first, last): indices [..., k] int32.
+
+    scores [..., S] fp32, first and last [...] int64. Ascending, padded at the end with -1.
+    """
+    _require_positive(k)
+    if first.shape != scores.shape[:-1] or last.shape != first.shape:
+        raise ValueError(
+            f"select_keys got scores {tuple(scores.shape)} but ranges {tuple(first.shape)} and {tuple(last.shape)}."
+        )
+    chosen = cpu if cpu.available(scores) else reference
+    return chosen.select_keys(scores, first, last, k)
 
 
 def _require_positive(k: int) -> None:

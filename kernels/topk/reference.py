@@ -32,3 +32,12 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     order = torch.where(mask, torch.arange(size, device=scores.device), size)
     chosen = order.sort(-1).values[..., : min(k, size)]
     return chosen.masked_fill(chosen == size, -1)
+
+
+def select_keys(scores: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
+    """Indices [..., k] int32 of the k best keys in [first, last) of each row, ascending, padded with -1."""
+    key = torch.arange(scores.shape[-1], device=scores.device)
+    visible = (key >= first.unsqueeze(-1)) & (key < last.unsqueeze(-1))
+    chosen = topk_indices(scores.masked_fill(~visible, -torch.inf), k)
+    padding = k - chosen.shape[-1]
+    return torch.nn.functional.pad(chosen, (0, max(padding, 0)), value=-1).int()

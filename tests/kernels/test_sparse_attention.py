@@ -1,0 +1,81 @@
+"""Attention over listed keys: the C kernel against the reference, and the reference against the formula."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.sparse_attention import attention_distribution, cpu, listed_attention, masked_attention, reference
+
+
+def problem(length: int = 37, k: int = 9, width: int = 16, value_width: int = 8) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, length, width), (2, 3, length, width), (2, 3, length, value_width))
+    query, key, value = (torch.randn(s, generator=generator) for s in shapes)
+    lists = torch.full((2, length, k), -1, dtype=torch.int32)
+    for b in range(2):
+        for t in range(length):
+            chosen = torch.randperm(t + 1, generator=generator)[:k].sort().values
+            lists[b, t, : len(chosen)] = chosen.int()
+    return [query, key, value, lists]
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor, lists: Tensor, scale: float) -> Tensor:
+    out = torch.empty(*query.shape[:3], value.shape[-1])
+    for b in range(query.shape[0]):
+        for t in range(query.shape[2]):
+            chosen = lists[b, t][lists[b, t] >= 0].long()
+            weights = (query[b, :, t, None] * key[b][:, chosen]).sum(-1).mul(scale).softmax(-1)
+            out[b, :, t] = (weights[..., None] * value[b][:, chosen]).sum(1)
+    return out
+
+
+@pytest.mark.parametrize("sizes", [(16, 8), (12, 6), (8, 16)])
+def test_listed_attention_is_softmax_over_the_list(sizes: tuple[int, int]) -> None:
+    query, key, value, lists = problem(width=sizes[0], value_width=sizes[1])
+    expected = by_hand(query, key, value, lists, 0.3)
+    for chosen in (listed_attention, reference.listed_attention):
+        assert torch.allclose(chosen(query, key, value, lists, 0.3), expected, atol=1e-5)
+
+
+def test_the_c_kernels_gradients_are_the_references() -> None:
+    *inputs, lists = problem()
+    if not cpu.available(inputs[0], inputs[2]):
+        pytest.skip("There is no C compiler here.")
+    weights = torch.randn(2, 3, 37, 8)
+    found = []
+    for attention in (cpu.listed_attention, reference.listed_attention):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        (attention(*leaves, lists, 0.3) * weights).sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for native, plain in zip(*found, strict=True):
+        assert native is not None and plain is not None
+        assert torch.allclose(native, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_result_does_not_depend_on_the_threads(threads: int) -> None:
+    query, key, value, lists = problem()
+    before = torch.get_num_threads()
+    once = listed_attention(query, key, value, lists, 0.3)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(listed_attention(query, key, value, lists, 0.3), once)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_teacher_is_the_mean_of_the_heads_weights() -> None:
+    query, key, _, _ = problem()
+    mask = torch.ones(37, 37, dtype=torch.bool).tril().expand(2, 37, 37)
+    found = attention_distribution(query, key, mask, 0.3)
+    scores = (query @ key.transpose(-1, -2) * 0.3).masked_fill(~mask[:, None], -torch.inf)
+    assert torch.allclose(found, scores.softmax(-1).mean(1), atol=1e-6)
+    assert torch.allclose(found.sum(-1), torch.ones(2, 37), atol=1e-5)
+
+
+def test_mismatched_shapes_are_refused() -> None:
+    query, key, value, lists = problem()
+    with pytest.raises(ValueError, match="indices of shape"):
+        listed_attention(query, key, value, lists[:, :5], 0.3)
+    with pytest.raises(ValueError, match="mask of shape"):
+        masked_attention(query, key, value, torch.ones(2, 3, 3, dtype=torch.bool), 0.3)
