@@ -39,7 +39,7 @@ class CurateConfig:
     minimum_bytes: int = 100_000
     heldout_fraction: float = 0.03  # of the documents, by the hash of their text
     tokenizer_bytes: int = 4_000_000  # sample of the corpus that trains the tokenizer
-    demonstration_weight: float = 0.5  # weight of the demonstrations' text beside that sample
+    demonstration_weight: float = 1.0  # weight of the demonstrations' text beside that sample
     shard_tokens: int = 16_000_000
     workers: int = 2
 
@@ -133,11 +133,11 @@ class EvaluateConfig:
     concurrency: int = 96  # episodes that run at once
     max_action_tokens: int = 24
     max_context: int = 1024
-    heldout_windows: int = 40
-    retrieval_documents: int = 32
+    heldout_windows: int = 24
+    retrieval_documents: int = 16
     humaneval_problems: int = 164
     humaneval_tokens: int = 64  # sampled a problem at most
-    threads: int = 2  # torch threads
+    threads: int = 1  # torch threads; boxes and judges take the rest
 
 
 @dataclass(frozen=True)
