@@ -28,8 +28,14 @@ def gram_index(texts: Iterable[str], n: int = N_GRAM) -> dict[int, frozenset[tup
         words = re.findall(r"\w+", text.lower())
         if len(words) >= SHORTEST:
             size = min(n, len(words))
-            found.setdefault(size, set()).update(zip(*(words[start:] for start in range(size)), strict=False))
+            grams = zip(*(words[start:] for start in range(size)), strict=False)
+            found.setdefault(size, set()).update(gram for gram in grams if _telling(gram))
     return {size: frozenset(grams) for size, grams in sorted(found.items())}
+
+
+def _telling(gram: tuple[str, ...]) -> bool:
+    # "0 1 2 3 4 5 6 7 8 9" stands in a docstring of HumanEval and in half of the world's examples.
+    return 2 * sum(not word.isdigit() for word in gram) > len(gram)
 
 
 def _humaneval() -> Iterator[tuple[str, str]]:

@@ -72,12 +72,11 @@ def deal(documents: Iterable[RawDocument], folder: Path) -> None:
 def filter_rank(rank: int, work: Path, grams: dict[int, frozenset[tuple[str, ...]]], maximum_bytes: int) -> None:
     """One rank through all filters, its survivors written and their MinHash signatures beside them."""
     steps: list[PipelineStep] = [
-        _reader(work / "raw"),
         *filter_steps(maximum_bytes, grams, lambda step: drop_writer(work, step)),
         JsonlWriter(str(work / "filtered"), "${rank}.jsonl", compression=None),
         dedup.FastSignature(work / "signatures"),
     ]
-    data: Any = None
+    data: Any = _read(work / "raw", rank)
     for step in steps:
         data = step.run(data, rank, RANKS)
     assert data is None  # the last step is no generator: it has drained the others
@@ -100,10 +99,13 @@ def count_drops(folder: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(counts.items()))
 
 
-def _reader(folder: Path) -> JsonlReader:
-    return JsonlReader(str(folder), compression=None, add_file_path=False)
+def _read(folder: Path, rank: int) -> Iterator[Document]:
+    # By name: the reader's own sharding counts the files that exist, and a rank that kept nothing has written none.
+    if (folder / f"{rank:05d}.jsonl").exists():
+        reader = JsonlReader(str(folder), compression=None, add_file_path=False, glob_pattern=f"{rank:05d}.jsonl")
+        yield from reader.run()
 
 
 def _deduplicated(work: Path, removals: Path, rank: int) -> Iterator[Document]:
-    documents = _reader(work / "filtered").run(None, rank, RANKS)
+    documents = _read(work / "filtered", rank)
     yield from dedup.drop_duplicates(documents, removals, rank, drop_writer(work, "near_duplicate"))

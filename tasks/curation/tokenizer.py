@@ -12,8 +12,9 @@ END_OF_TEXT, SYSTEM, USER, ASSISTANT, OBSERVATION = range(5)
 SPECIAL_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
-# A word keeps the space before it; digits stay single, so that a number is read as its digits; indentation is one run.
-PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# A word keeps the space or the dot before it (`.txt`, `.join`: a fifth fewer tokens a command at equal bytes a token
+# of the corpus); digits stay single, so that a number is read as its digits; indentation is one run.
+PIECES = r"[ .]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ {'system': '<|system|>', 'user': '<|user|>', 'assistant': '<|assistant|>', 'tool': '<|observation|>'}"

