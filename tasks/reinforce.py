@@ -33,7 +33,8 @@ def reinforce(config: Config) -> dict[str, Any]:
     run_dir = supervisor.prepare(config, INPUTS[0])
     if not supervisor.finished(run_dir):
         supervisor.run_all(run_dir, extra=[lambda: supervisor.measure(run_dir, "before")])
-    supervisor.measure(run_dir, "after")
+    for when in ("before", "after"):  # what is measured already is skipped
+        supervisor.measure(run_dir, when)
     return finish(config, run_dir)
 
 

@@ -22,23 +22,11 @@ from tasks.benchmarks.agentic import FamilyResult, evaluate_family
 from tasks.environments.chat import Chat
 from tasks.rl.agent import AgentLimits
 from tasks.rl.policy import PolicyStore
-from tasks.rl.spec import RunSpec, policies_path, read_spec
+from tasks.rl.spec import RunSpec, measurement_path, policies_path, read_spec
 from tasks.sandbox import Limits, open_sandbox
 
 MODE = "sparse"
 WHEN = ("before", "after")
-
-
-def measurement_path(run_dir: Path, when: str, family: str) -> Path:
-    """Where the result of one family lies."""
-    return run_dir / f"measure-{when}-{family}.json"
-
-
-def read_measurements(run_dir: Path, when: str) -> dict[str, Any]:
-    """Every family measured so far: {family: {"pass_at_1": estimate, ...}}."""
-    families = read_spec(run_dir).reinforce.evaluation
-    paths = {family: measurement_path(run_dir, when, family) for family in families}
-    return {family: json.loads(path.read_text(encoding="utf-8")) for family, path in paths.items() if path.exists()}
 
 
 def measure_family(run_dir: Path, when: str, family: str) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.rl.measure import read_measurements
 from tasks.rl.policy import PolicyError, PolicyStore
-from tasks.rl.spec import RunSpec, policies_path, store_path
+from tasks.rl.spec import RunSpec, policies_path, read_measurements, store_path
 from tasks.rl.store import TrajectoryStore
 
 COLUMNS = (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -54,3 +56,14 @@ def store_path(run_dir: Path) -> Path:
 def policies_path(run_dir: Path) -> Path:
     """The run's policy store."""
     return run_dir / "policies"
+
+
+def measurement_path(run_dir: Path, when: str, family: str) -> Path:
+    """The held-out result of one family, `before` or `after` the run."""
+    return run_dir / f"measure-{when}-{family}.json"
+
+
+def read_measurements(run_dir: Path, when: str) -> dict[str, Any]:
+    """Every family measured so far: {family: {"pass_at_1": estimate, ...}}."""
+    paths = {family: measurement_path(run_dir, when, family) for family in read_spec(run_dir).reinforce.evaluation}
+    return {family: json.loads(path.read_text(encoding="utf-8")) for family, path in paths.items() if path.exists()}

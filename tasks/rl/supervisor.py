@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tasks.config import Config
-from tasks.rl.spec import SPEC, RunSpec, policies_path, read_spec, store_path, write_spec
+from tasks.rl.spec import SPEC, RunSpec, measurement_path, policies_path, read_spec, store_path, write_spec
 from tasks.rl.store import TrajectoryStore
 
 KINDS = ("rollout", "judge", "learner")
@@ -124,7 +124,8 @@ def measure(run_dir: Path, when: str, on_line: OnLine = print_line) -> None:
     The results lie in the run folder; families measured before an interruption are not measured again.
     """
     tasks = read_spec(run_dir).reinforce.evaluation
-    families = sorted(tasks, key=lambda family: -tasks[family])  # the longest first
+    waiting = [family for family in tasks if not measurement_path(run_dir, when, family).exists()]
+    families = sorted(waiting, key=lambda family: -tasks[family])  # the longest first
     stop = threading.Event()
     calls = [["--run-dir", str(run_dir), "--when", when, "--family", family] for family in families]
     with ThreadPoolExecutor(max(1, min(len(calls), os.cpu_count() or 1))) as pool:
