@@ -154,7 +154,7 @@ def _summary(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
 
 
 def _write_heldout(path: Path, families: Sequence[str], count: int) -> None:
-    tasks = (registry.generate(family, seed, "heldout") for family in families for seed in range(count))
+    tasks = (task for family in families for task in registry.distinct(family, "heldout", count))
     keys = ("id", "family", "seed", "split", "instruction")
     _write_lines(path, [{("task_id" if key == "id" else key): getattr(task, key) for key in keys} for task in tasks])
 

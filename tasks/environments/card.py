@@ -7,6 +7,7 @@ same attempt must get the same verdict each time (flake rate).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,15 +75,16 @@ def measure(family: str, split: Split, count: int, factory: Any) -> Card:
     )  # fmt: skip
 
 
-def page(cards: Sequence[Card], isolation: str) -> str:
-    """The Markdown page."""
+def page(cards: Sequence[Card], isolation: str, load: float) -> str:
+    """The Markdown page; `load` is the machine's load average, without which the milliseconds say little."""
     rows = [
         f"| {card.family} | {card.split} | {card.tasks} | {card.oracle}/{card.tasks} | {card.nothing}/{card.tasks} "
         f"| {card.attacks_passed}/{card.attacks} | {card.flaky}/{card.tasks} | {card.errors} "
         f"| {', '.join(f'{horizon}: {number}' for horizon, number in card.horizons.items())} | {card.verdict_ms:.0f} |"
         for card in cards
     ]
-    return HEADER + "\n".join(rows) + f"\n\nIsolation of every box: {isolation}\n" + NOTES
+    conditions = f"Isolation of every box: {isolation}\n\nLoad average while measuring: {load:.1f}.\n"
+    return HEADER + "\n".join(rows) + "\n\n" + conditions + NOTES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(cards, isolation), encoding="utf-8")
+    PAGE.write_text(page(cards, isolation, os.getloadavg()[1]), encoding="utf-8")
     return 0 if all(card.good for card in cards) else 1
 
 

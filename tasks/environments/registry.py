@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ def generate(name: str, seed: int, split: Split) -> Task:
     if split not in SPLITS:
         raise TaskError(f"The split {split!r} does not exist; choose one of {', '.join(SPLITS)}.")
     return family(name).generate(seed, split)
+
+
+def distinct(name: str, split: Split, count: int, first_seed: int = 0) -> list[Task]:
+    """`count` tasks of successive seeds, none equal to another by instruction and start state."""
+    kept: dict[str, Task] = {}
+    for seed in itertools.count(first_seed):
+        if len(kept) >= count:
+            break
+        task = generate(name, seed, split)
+        kept.setdefault(task.content_hash, task)
+    return list(kept.values())
 
 
 def expert(task: Task, rng: random.Random, slip_rate: float) -> list[str]:

@@ -61,4 +61,4 @@ def test_the_generators_own_check_agrees_with_the_judge(name: str, factory: Sand
 def test_the_page_shows_a_bad_card() -> None:
     card = Card("shell", "train", 10, 9, 0, 60, 1, 0, 0, {1: 10}, 12.0)
     assert not card.good
-    assert "| 9/10 | 0/10 | 1/60 |" in page([card], "none")
+    assert "| 9/10 | 0/10 | 1/60 |" in page([card], "none", 1.0)

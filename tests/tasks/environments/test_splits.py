@@ -10,7 +10,7 @@ import pytest
 from tasks.environments import TaskError, chain, families, generate, shell
 from tasks.environments.functions import draw_function
 from tasks.environments.kinds import KINDS
-from tasks.environments.registry import family
+from tasks.environments.registry import distinct, family
 from tasks.environments.task import SPLITS, Split, Task
 from tasks.environments.words import STEMS, is_heldout_pair, split_phrasings
 from tasks.environments.world import names_are_heldout
@@ -110,6 +110,15 @@ def test_generation_is_the_same_in_another_process() -> None:
     outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     here = [generate(f, i, s).content_hash for f in families() for s in SPLITS for i in range(5)]
     assert outputs[0] == outputs[1] == f"{here}\n"
+
+
+def test_distinct_tasks_skip_equal_ones() -> None:
+    plain = [generate("repair", seed, "heldout") for seed in range(2000)]
+    assert len({task.content_hash for task in plain}) < 2000
+    tasks = distinct("repair", "heldout", 2000)
+    assert len(tasks) == len({task.content_hash for task in tasks}) == 2000
+    assert tasks[0] == plain[0]
+    assert distinct("shell", "train", 0) == []
 
 
 @pytest.mark.parametrize("name", families())
