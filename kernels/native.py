@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def parallel(count: int, work: Callable[[int, int], None]) -> None:
     if threads <= 1:
         work(0, count)
         return
-    futures = [_pool(threads - 1).submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    futures = [_pool(threads - 1).submit(work, a, b) for a, b in pairwise(bounds[1:])]
     work(bounds[0], bounds[1])
     for future in futures:
         future.result()

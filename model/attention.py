@@ -82,7 +82,7 @@ class Attention(nn.Module):
     def _select(
         self, x: Tensor, q_latent: Tensor, context: AttentionContext, shared: Selection | None
     ) -> Selection | None:
-        """The keys of each query, and the index scores that are to learn; a layer without an indexer takes over both."""
+        """The keys of each query and the index scores that are to learn, or those of the layer that is shared."""
         if context.mode == "dense":
             return None
         if self.indexer is None:

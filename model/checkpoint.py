@@ -94,7 +94,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: ModelConfig) -> dic
             state[f"{prefix}gate_up_proj"], state[f"{prefix}down_proj"] = _restack(rest, prefix, config)
     mtp = f"model.layers.{config.num_hidden_layers}."
     state |= rest
-    return {f"mtp.{name[len(mtp):]}" if name.startswith(mtp) else name: value for name, value in state.items()}
+    return {f"mtp.{name[len(mtp) :]}" if name.startswith(mtp) else name: value for name, value in state.items()}
 
 
 def file_sha256(path: Path) -> str:

@@ -93,11 +93,12 @@ class ModelConfig:
 
     @property
     def qk_head_dim(self) -> int:
+        """Size of one head's query and key."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """The named shape: laptop (2 M parameters), small, base (one GPU), glm5 (744 B); ModelConfigError if unknown."""
+        """The named shape: laptop (2 M parameters), small, base (one GPU) or glm5 (744 B)."""
         if name not in PRESETS:
             raise ModelConfigError(f"There is no model preset '{name}'; the presets are {', '.join(PRESETS)}.")
         return cls(**PRESETS[name])
@@ -153,22 +154,66 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
             raise ModelConfigError(f"config.json sets {key} to {given!r}, but this model supports {supported!r} only.")
 
 
-_SMALL: dict[str, Any] = dict(
-    vocab_size=32768, hidden_size=512, intermediate_size=1536, moe_intermediate_size=384, num_hidden_layers=8,
-    num_attention_heads=8, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
-    n_routed_experts=16, num_experts_per_tok=2, index_n_heads=8, index_head_dim=64, index_topk=512,
-    max_position_embeddings=8192, rope_theta=1e6,
-)  # fmt: skip
-_BASE: dict[str, Any] = dict(
-    vocab_size=65536, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=1024, num_hidden_layers=24,
-    first_k_dense_replace=2, num_attention_heads=16, q_lora_rank=1024, kv_lora_rank=512, qk_nope_head_dim=128,
-    qk_rope_head_dim=64, v_head_dim=128, n_routed_experts=64, num_experts_per_tok=6, index_n_heads=16,
-    index_head_dim=128, index_topk=2048, max_position_embeddings=131072, rope_theta=1e6,
-)  # fmt: skip
-_GLM5: dict[str, Any] = dict(
-    vocab_size=154880, hidden_size=6144, intermediate_size=12288, moe_intermediate_size=2048, num_hidden_layers=78,
-    first_k_dense_replace=3, num_attention_heads=64, q_lora_rank=2048, kv_lora_rank=512, qk_nope_head_dim=192,
-    qk_rope_head_dim=64, v_head_dim=256, n_routed_experts=256, num_experts_per_tok=8, index_n_heads=32,
-    index_head_dim=128, index_topk=2048, max_position_embeddings=202752, rope_theta=1e6,
-)  # fmt: skip
+_SMALL: dict[str, Any] = {
+    "vocab_size": 32768,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "moe_intermediate_size": 384,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "q_lora_rank": 256,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 2,
+    "index_n_heads": 8,
+    "index_head_dim": 64,
+    "index_topk": 512,
+    "max_position_embeddings": 8192,
+    "rope_theta": 1e6,
+}
+_BASE: dict[str, Any] = {
+    "vocab_size": 65536,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 1024,
+    "num_hidden_layers": 24,
+    "first_k_dense_replace": 2,
+    "num_attention_heads": 16,
+    "q_lora_rank": 1024,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "index_n_heads": 16,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1e6,
+}
+_GLM5: dict[str, Any] = {
+    "vocab_size": 154880,
+    "hidden_size": 6144,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 78,
+    "first_k_dense_replace": 3,
+    "num_attention_heads": 64,
+    "q_lora_rank": 2048,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "index_n_heads": 32,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "max_position_embeddings": 202752,
+    "rope_theta": 1e6,
+}
 PRESETS: dict[str, dict[str, Any]] = {"laptop": {}, "small": _SMALL, "base": _BASE, "glm5": _GLM5}

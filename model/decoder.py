@@ -33,6 +33,7 @@ class DecoderLayer(nn.Module):
         self.mlp = MoE(config) if mlp_type == "sparse" else MLP(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor, context: AttentionContext, shared: Selection | None) -> LayerOutput:
+        """x [B, T, hidden]; `shared` is what the preceding layer selected."""
         attended, selection, loss = self.self_attn(self.input_layernorm(x), context, shared)
         x = x + attended
         normed = self.post_attention_layernorm(x)
@@ -61,6 +62,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, token_ids: Tensor, context: AttentionContext) -> StackOutput:
+        """token_ids [B, T]."""
         x, selection = self.embed_tokens(token_ids), None
         losses: list[Tensor] = []
         loads: list[Tensor] = []

@@ -29,4 +29,4 @@ def _deviation(name: str, fan_in: int, layers: int, initializer_range: float) ->
     if name.endswith(("embed_tokens.weight", "lm_head.weight")):
         return initializer_range
     shrink = math.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")) else 1.0
-    return fan_in**-0.5 / shrink
+    return 1.0 / (math.sqrt(fan_in) * shrink)

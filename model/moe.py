@@ -1,4 +1,4 @@
-"""Mixture of experts: sigmoid router with bias correction, routed experts, a shared expert (DeepSeek-V3, section 2.1)."""
+"""Mixture of experts: sigmoid router with bias correction, shared expert (DeepSeek-V3, section 2.1)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(count, hidden, inner))
 
     def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """x [N, hidden], experts and weights [N, k] -> [N, hidden]."""
         return grouped_experts(x, experts, weights, self.gate_up_proj, self.down_proj)
 
 

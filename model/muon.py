@@ -156,7 +156,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, first, roots, [-group["lr"] / (1 - beta1**n) for n in counts])
 
     def _adamw_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        state = self.state[parameter]
+        state: dict[str, Tensor] = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)

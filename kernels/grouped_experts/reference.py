@@ -12,6 +12,7 @@ class GroupedExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        """Keeps the sorted rows and what the backward pass needs of each product."""
         tokens, choices = experts.shape
         flat = experts.flatten()
         order = flat.argsort(stable=True)
@@ -30,6 +31,7 @@ class GroupedExperts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weights, gate_up and down."""
         rows, wide, active, chosen, order, slot, weights, gate_up, down = ctx.saved_tensors
         grad, inner, choices = grads[0], wide.shape[1] // 2, weights.shape[1]
         grad_weights = torch.bmm(chosen, grad.unsqueeze(2)).squeeze(2)

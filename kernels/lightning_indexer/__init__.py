@@ -1,3 +1,5 @@
+"""The indexer's scores."""
+
 from kernels.lightning_indexer.api import index_scores
 
 __all__ = ["index_scores"]

@@ -11,6 +11,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-probabilities [N]."""
         logits = hidden @ weight.t()
         log_normaliser = torch.logsumexp(logits.float(), -1)
         chosen = logits.gather(1, targets[:, None]).squeeze(1)
@@ -19,6 +20,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        """Gradients of hidden and weight."""
         hidden, weight, targets, logits, log_normaliser = ctx.saved_tensors
         scale = grads[0].float()[:, None]
         slope = (logits.float() - log_normaliser[:, None]).exp_().mul_(scale)  # g * softmax

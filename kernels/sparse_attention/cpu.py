@@ -27,6 +27,7 @@ class ListedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float) -> Tensor:
+        """Keeps the attention weights [B, H, T, K] for the backward pass."""
         query, key, value, indices = (x.contiguous() for x in (query, key, value, indices))
         out = query.new_empty(*query.shape[:3], value.shape[-1])
         weights = query.new_empty(*query.shape[:3], indices.shape[-1])
@@ -45,6 +46,7 @@ class ListedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key and value."""
         query, key, value, indices, weights = ctx.saved_tensors
         grad_out = grads[0].contiguous()
         grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)

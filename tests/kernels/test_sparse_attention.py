@@ -48,7 +48,8 @@ def test_the_c_kernels_gradients_are_the_references() -> None:
         (attention(*leaves, lists, 0.3) * weights).sum().backward()
         found.append([leaf.grad for leaf in leaves])
     for native, plain in zip(*found, strict=True):
-        assert native is not None and plain is not None
+        assert native is not None
+        assert plain is not None
         assert torch.allclose(native, plain, atol=1e-5)
 
 

@@ -16,7 +16,7 @@ def expected_set(row: torch.Tensor, k: int) -> list[int]:
 
 @settings(max_examples=80, deadline=None)
 @given(size=st.integers(1, 40), k=st.integers(1, 45), levels=st.integers(1, 6), seed=st.integers(0, 10**6))
-def test_mask_and_indices_take_the_best_and_break_ties_by_lower_index(size: int, k: int, levels: int, seed: int) -> None:
+def test_the_best_are_taken_and_ties_go_to_the_lower_index(size: int, k: int, levels: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(-levels, levels, (3, size), generator=generator).float() / 2
     scores[torch.rand(3, size, generator=generator) < 0.2] = -torch.inf

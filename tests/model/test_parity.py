@@ -18,8 +18,9 @@ def random_config(seed: int) -> ModelConfig:
     rng = random.Random(seed)
     types = rng.choice([("full",) * 3, ("full", "shared", "full"), ("full", "shared", "shared")])
     return small_config(
-        hidden_size=rng.choice([32, 48]), num_attention_heads=rng.choice([1, 2, 4]), qk_nope_head_dim=rng.choice([6, 16]),
-        qk_rope_head_dim=rng.choice([4, 8]), v_head_dim=rng.choice([4, 12, 24]), first_k_dense_replace=rng.choice([0, 1, 3]),
+        hidden_size=rng.choice([32, 48]), num_attention_heads=rng.choice([1, 2, 4]),
+        qk_nope_head_dim=rng.choice([6, 16]), qk_rope_head_dim=rng.choice([4, 8]), v_head_dim=rng.choice([4, 12, 24]),
+        first_k_dense_replace=rng.choice([0, 1, 3]),
         num_experts_per_tok=rng.choice([1, 2, 3]), norm_topk_prob=rng.choice([True, False]), index_n_heads=16,
         index_head_dim=16, index_topk=rng.choice([5, 12, 64]), indexer_types=types, rope_theta=rng.choice([1e4, 1e6]),
         n_shared_experts=rng.choice([1, 2]), num_nextn_predict_layers=rng.choice([0, 1]),

@@ -46,7 +46,8 @@ def test_a_shared_layer_teaches_the_indexer_it_borrows() -> None:
     first = alone.model.layers[0](alone.model.embed_tokens(ids), context, None).indexer_loss
     name = "model.layers.0.self_attn.indexer.wk.weight"
     expected = gradients(alone, first)[name]
-    assert expected is not None and found[name] is not None
+    assert expected is not None
+    assert found[name] is not None
     assert not torch.allclose(found[name], expected / 3)
 
 
