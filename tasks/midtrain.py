@@ -23,7 +23,7 @@ from tasks.training.indexer import captured_mass
 from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
 from tasks.training.resume import ResumeState
-from tasks.training.retrieval import AdjacentRepeats, ScatteredRepeats
+from tasks.training.retrieval import AdjacentRepeats, RetrievalRow, ScatteredRepeats
 from tasks.training.schedule import Phase
 from tasks.training.settings import OptimizerSettings
 from tasks.training.trajectories import Trajectories, Transcript, load_transcripts
@@ -130,7 +130,7 @@ def evaluate(transformer: Transformer, material: Material, config: Config, spars
     return metrics
 
 
-def retrieval_set(material: Material, length: int, count: int, seed: int) -> list[heldout.RetrievalRow]:
+def retrieval_set(material: Material, length: int, count: int, seed: int) -> list[RetrievalRow]:
     """Retrieval documents over held-out text, the same before and after."""
     source = ScatteredRepeats(material.heldout_text, heldout.single_letters(material.tokenizer))
     return heldout.retrieval_rows(source, count, length, seed)

@@ -14,7 +14,7 @@ from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
-from tasks.training.data import CorpusWindows
+from tasks.training.data import CorpusWindows, Source
 from tasks.training.errors import known_errors
 from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
@@ -51,7 +51,7 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     lineage = provenance("pretrain", config, [CORPUS])
     plan = phases(config)
     state = ResumeState("pretrain", lineage)
-    sources = {
+    sources: dict[str, Source] = {
         "corpus": CorpusWindows(read_split(CORPUS, "train")),
         "repeats": AdjacentRepeats(heldout.single_letters(tokenizer)),
     }

@@ -23,6 +23,7 @@ def start_process_group() -> None:
         return
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even without a launcher
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:

@@ -49,7 +49,8 @@ def test_killed_run_resumes_with_the_same_curve_and_weights(
 
 def saved_state(tmp_path: Path) -> ResumeState:
     state = ResumeState("tiny", {}, tmp_path)
-    train(tiny.transformer(), Run("tiny", tiny.phases(3)[:1], {"corpus": tiny.corpus()}, 1, state, ignore, save_every=2))
+    run = Run("tiny", tiny.phases(3)[:1], {"corpus": tiny.corpus()}, 1, state, ignore, save_every=2)
+    train(tiny.transformer(), run)
     return state
 
 
