@@ -97,8 +97,8 @@ class Box:
         capture = _Capture(self.limits)
         self._pump(capture, time.monotonic() + 30)
         if bytes(capture.reply) != b"ready\n":
-            self._kill()
-            said = capture.output.decode(errors="replace").strip() or "it gave no reason"
+            code = self._kill()
+            said = capture.output.decode(errors="replace").strip() or f"it gave no reason (exit code {code})"
             raise SandboxError(f"The sandbox could not start a box; bubblewrap said: {said}.")
         pid = _namespace_pid(self._shell)
         self._work = os.open(f"/proc/{pid}/root/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

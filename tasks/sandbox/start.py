@@ -14,6 +14,7 @@ from tasks.sandbox.collect import check_path
 from tasks.sandbox.limits import SandboxError
 
 PIPE_BYTES = 1 << 18
+FIRST_INHERITED = 64
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ def open_ends(filter_program: bytes, files: Mapping[str, str | bytes], report: b
     fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     if user is not None:
         os.fchown(output_write, user, user)
-    theirs = {"stdin": commands_read, "stdout": output_write, "reply": reply_write, "info": info_write}
+    theirs = {"stdin": commands_read, "stdout": output_write, "reply": _high(reply_write), "info": info_write}
     theirs["filter"] = _in_memory(filter_program)
     report_read = None
     if report:
-        report_read, theirs["report"] = os.pipe2(os.O_CLOEXEC)
+        report_read, report_write = os.pipe2(os.O_CLOEXEC)
+        theirs["report"] = _high(report_write)
     contents = {path: _in_memory(content) for path, content in files.items()}
     return Ends(Pipes(commands, output, reply, report_read), info, theirs, contents)
 
@@ -97,6 +99,13 @@ def _spawn(argv: Sequence[str], ends: Ends) -> subprocess.Popen[bytes]:
         env={},
         cwd="/",
     )
+
+
+def _high(descriptor: int) -> int:
+    """The same file under a number that the shell's own redirections (the report is 9) cannot hit."""
+    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_INHERITED)
+    os.close(descriptor)
+    return high
 
 
 def _in_memory(content: str | bytes) -> int:

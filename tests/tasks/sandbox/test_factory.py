@@ -41,6 +41,16 @@ def test_a_box_that_does_not_start_leaves_nothing_behind(factory: SandboxFactory
     assert not [box for parent in factory._groups._parents for box in parent.glob("box-*")]
 
 
+def test_inherited_descriptors_stay_clear_of_the_report_descriptor() -> None:
+    """In a process with few open files the pipes' own numbers are below 10, where the report would overwrite them."""
+    program = (
+        "from tasks.sandbox.start import open_ends; ends = [open_ends(b'', {}, True, None) for _ in range(3)];"
+        "assert ends[0].ours.reply < 9; print(min(e.theirs[n] for e in ends for n in ('reply', 'report')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 9
+
+
 def test_eight_threads_work_at_once(factory: SandboxFactory) -> None:
     def episode(number: int) -> str:
         with factory.box({"n.txt": f"{number}\n"}) as box:
