@@ -35,7 +35,7 @@ class Subject:
     def load(cls, folder: Path, settings: EvaluateConfig) -> Subject:
         """Raises CheckpointError if the folder is damaged."""
         transformer = Transformer.from_pretrained(folder)
-        transformer.eval()
+        transformer.eval().requires_grad_(False)  # no gradients, and the indexer's loss is not computed
         engine = Engine(transformer, settings.concurrency, settings.max_context, mode="sparse")
         return cls(folder, transformer, Tokenizer.from_file(str(folder / "tokenizer.json")), engine)
 

@@ -1,0 +1,208 @@
+"""Stage `promote`: the gate, the registry, the model card and the report.
+
+The gate compares pass@1 at temperature 1 on the same held-out tasks and sampling seeds, averaged over families with
+equal weight, by the one-sided 95 % bootstrap interval of the paired difference (whole tasks drawn, within families):
+- no champion yet: the lower end of (candidate - checkpoint before RL) must exceed 0;
+- against a champion: the lower end of (candidate - champion) must exceed -`promote.margin` (not worse).
+The candidate is registered either way; the alias `champion` moves only if the gate passes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.benchmarks.comparison import ComparisonError, Graded, pair
+from tasks.benchmarks.statistics import Gate
+from tasks.config import Config, ConfigError, parse_arguments
+from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
+from tasks.tracking.card import model_card
+from tasks.tracking.provenance import sha256
+from tasks.tracking.registry import RegistryError, Version
+from tasks.tracking.report import write_report
+
+CANDIDATE = Path("checkpoints/reinforce")
+SAMPLES = Path("results/evaluate/samples.jsonl")
+EVALUATION = Path("metrics/evaluate.json")
+METRICS = Path("metrics/promote.json")
+REPORT = Path("report")
+OUTCOMES = "evaluation.jsonl"  # travels with a registered model, so that the next one can be paired with it
+
+
+class PromotionError(ValueError):
+    """The evaluation and the checkpoint do not belong together, or a results file cannot be read."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What the gate needs of a graded episode."""
+
+    task_id: str
+    task_hash: str
+    family: str
+    sample: int
+    temperature: float
+    passed: bool
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """Equal for the same task and sampling seed under two models."""
+        return self.task_hash, self.sample, self.temperature
+
+
+def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
+    """Decides, registers, moves the alias, writes card, report and metrics; returns the metrics."""
+    started, name = time.monotonic(), config.promote.name
+    evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    digest = sha256(CANDIDATE / "model.safetensors")
+    if evaluation["model_sha256"] != digest:
+        raise PromotionError(f"{EVALUATION} was measured on other weights than those in {CANDIDATE}.")
+    best = registry.champion(tracker.client, name)
+    decision = decide(config, best, digest, tracker)
+    _say(1, decision["statement"])
+    lineage = json.loads((CANDIDATE / "longhaul.json").read_text(encoding="utf-8"))
+    made = best if decision["unchanged"] and best else _register(config, tracker, evaluation, decision, lineage)
+    if decision["passed"] and not decision["unchanged"]:
+        registry.move_champion(tracker.client, name, made.number, decision["statement"])
+    _say(2, f"{name}/{made.number} registered; champion is {_champion_number(tracker, name)}")
+    metrics = decision | {"version": f"{name}/{made.number}", "champion": _champion_number(tracker, name)}
+    page = write_report(REPORT, metrics, lineage, SAMPLES)
+    tracker.artifact(page)
+    metrics["seconds"] = round(time.monotonic() - started, 2)
+    _write_json(METRICS, metrics)
+    tracker.summary(metrics)
+    _say(3, f"report: {page}")
+    return metrics
+
+
+def decide(config: Config, best: Version | None, digest: str, tracker: Tracker) -> dict[str, Any]:
+    """The gate's outcome as the metrics file holds it, with a sentence that states it."""
+    if best is not None and best.model_sha256 == digest:
+        statement = f"The champion, version {best.number}, already has these weights."
+        return {"passed": True, "unchanged": True, "statement": statement}
+    candidate = read_episodes(SAMPLES, "candidate")
+    if best is None:
+        opponent, margin = "the checkpoint before RL", 0.0
+        others: Sequence[Graded] = read_episodes(SAMPLES, "baseline")
+    else:
+        opponent, margin = f"champion version {best.number}", config.promote.margin
+        others = champion_episodes(config, best, candidate, tracker)
+    outcome = pair(others, candidate).gate(margin, config.promote.confidence)
+    return {
+        "passed": outcome.passed,
+        "unchanged": False,
+        "opponent": opponent,
+        "difference": outcome.difference,
+        "lower": outcome.lower,
+        "margin": margin,
+        "confidence": outcome.confidence,
+        "tasks": outcome.clusters,
+        "statement": _statement(outcome, opponent),
+    }
+
+
+def read_episodes(path: Path, model: str | None = None) -> list[Episode]:
+    """The episodes at temperature 1 of one model. Raises PromotionError naming the file and line that is broken."""
+    names = tuple(Episode.__dataclass_fields__)
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            episode = Episode(**{name: record[name] for name in names})
+        except (ValueError, KeyError) as error:
+            raise PromotionError(f"Line {number} of {path} is no graded episode: {error}.") from error
+        if episode.temperature == 1.0 and (model is None or record["model"] == model):
+            found.append(episode)
+    return found
+
+
+def champion_episodes(
+    config: Config, best: Version, candidate: Sequence[Episode], tracker: Tracker
+) -> Sequence[Graded]:
+    """The champion's episodes on the candidate's tasks and seeds: those stored with it, or run anew if they differ."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = registry.download(tracker.client, config.promote.name, best.number, Path(scratch))
+        stored = read_episodes(folder / OUTCOMES) if (folder / OUTCOMES).is_file() else []
+        if {episode.key for episode in candidate} <= {episode.key for episode in stored}:
+            return stored
+        _say(0, f"champion version {best.number} was measured on other tasks; it runs on these")
+        return _evaluate_again(config, folder)
+
+
+def _evaluate_again(config: Config, folder: Path) -> Sequence[Graded]:
+    from tasks.benchmarks.suite import Subject, run_agentic  # imports torch, which a plain promotion does not need
+    from tasks.sandbox import Limits, open_sandbox
+
+    subject = Subject.load(folder, config.evaluate)
+    outcomes = run_agentic(subject, config.evaluate, open_sandbox("bubblewrap", Limits()))
+    return [outcome for outcome in outcomes if outcome.temperature == 1.0]
+
+
+def _register(
+    config: Config,
+    tracker: Tracker,
+    evaluation: Mapping[str, Any],
+    decision: Mapping[str, Any],
+    lineage: Mapping[str, str],
+) -> Version:
+    """Registers a copy of the checkpoint with its card and its episodes beside the weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        shutil.copytree(CANDIDATE, folder)
+        card = model_card(config.promote.name, evaluation, decision, lineage)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        lines = (json.dumps(vars(episode)) for episode in read_episodes(SAMPLES, "candidate"))
+        (folder / OUTCOMES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        tags = dict(lineage) | {"gate": decision["statement"]}
+        return registry.register(tracker, folder, config.promote.name, tags)
+
+
+def _statement(outcome: Gate, opponent: str) -> str:
+    verdict = "promoted" if outcome.passed else "not promoted"
+    return (
+        f"Mean pass@1 over families differs from {opponent} by {outcome.difference:+.3f}; the lower end of the "
+        f"one-sided {outcome.confidence:.0%} interval over {outcome.clusters} tasks is {outcome.lower:+.3f} and must exceed "
+        f"{-outcome.margin:+.3f}: {verdict}."
+    )
+
+
+def _champion_number(tracker: Tracker, name: str) -> str | None:
+    best = registry.champion(tracker.client, name)
+    return best.number if best else None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _say(step: int, message: str) -> None:
+    print(f"[promote] step {step}/3 {message}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m tasks.promote [--set key=value ...]`."""
+    known: Iterable[type[Exception]] = (
+        PromotionError, ComparisonError, RegistryError, TrackingError, ConfigError, ProvenanceError, OSError
+    )  # fmt: skip
+    try:
+        config = parse_arguments("promote", argv)
+        with run("promote", config, [CANDIDATE, EVALUATION, SAMPLES]) as tracker:
+            promote(config, tracker)
+    except tuple(known) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

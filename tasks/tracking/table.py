@@ -1,0 +1,184 @@
+"""The closing table: for every stage what was measured, before, after, 95 % interval and seconds; `python -m` prints it.
+
+Orchestration overhead is the wall time that no stage spent in its own work: Prefect, DVC, MLflow and process starts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.tracking.card import families
+
+METRICS = Path("metrics")
+DEMONSTRATIONS = Path("data/demonstrations/manifest.json")
+STAGES = ("demonstrate", "curate", "pretrain", "midtrain", "reinforce", "evaluate", "promote")
+COLUMNS = ("stage", "measured", "before", "after", "95 % interval", "n", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, as text."""
+
+    stage: str
+    measured: str
+    before: str = ""
+    after: str = ""
+    interval: str = ""
+    n: str = ""
+
+
+def read_metrics(stage: str) -> dict[str, Any]:
+    """metrics/<stage>.json; {} if the stage has not run."""
+    place = METRICS / f"{stage}.json"
+    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else {}
+
+
+def stage_seconds() -> dict[str, float]:
+    """Seconds that each stage spent in its own work, from its metrics file."""
+    seconds = {stage: read_metrics(stage).get("seconds") for stage in STAGES}
+    if DEMONSTRATIONS.is_file():
+        seconds["demonstrate"] = json.loads(DEMONSTRATIONS.read_text(encoding="utf-8")).get("seconds")
+    return {stage: float(value) for stage, value in seconds.items() if value is not None}
+
+
+def rows() -> list[Row]:
+    """Every line for the stages that have run."""
+    made = [*_curate(read_metrics("curate")), *_pretrain(read_metrics("pretrain"))]
+    made += [*_midtrain(read_metrics("midtrain")), *_reinforce(read_metrics("reinforce"))]
+    return [*made, *_evaluate(read_metrics("evaluate")), *_promote(read_metrics("promote"))]
+
+
+def overhead(wall_seconds: float | None) -> str:
+    """The sentence under the table; without a wall time, or with stages skipped, it says so."""
+    work = sum(stage_seconds().values())
+    if wall_seconds is None:
+        return f"Stages: {work:.0f} s of work. Orchestration overhead: no run's wall time was given."
+    if wall_seconds < work:
+        return f"Wall time {wall_seconds:.0f} s; unchanged stages were skipped, so no overhead is stated."
+    extra = wall_seconds - work
+    return (
+        f"Wall time {wall_seconds:.0f} s, stages {work:.0f} s; orchestration overhead (Prefect, DVC, MLflow, process "
+        f"starts) {extra:.0f} s = {extra / wall_seconds:.1%}."
+    )
+
+
+def closing_table(wall_seconds: float | None = None) -> str:
+    """The table in Markdown, with the overhead below it."""
+    seconds, lines = stage_seconds(), ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row, spent in _with_seconds(rows(), seconds):
+        cells = (row.stage, row.measured, row.before, row.after, row.interval, row.n, spent)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", overhead(wall_seconds)])
+
+
+def print_table(wall_seconds: float | None = None) -> None:
+    """The same on the terminal."""
+    table = Table(title="Longhaul: what every stage gained", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("stage", "measured") else "right")
+    previous = ""
+    for row, spent in _with_seconds(rows(), stage_seconds()):
+        if previous and row.stage:
+            table.add_section()
+        previous = row.measured
+        table.add_row(row.stage, row.measured, row.before, row.after, row.interval, row.n, spent)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    console.print(overhead(wall_seconds))
+
+
+def _with_seconds(made: Sequence[Row], seconds: Mapping[str, float]) -> list[tuple[Row, str]]:
+    """Stage name and seconds on a stage's first line only."""
+    shown: set[str] = set()
+    lines = []
+    for row in made:
+        first = row.stage not in shown
+        shown.add(row.stage)
+        spent = seconds.get(row.stage, 0.0) + (seconds.get("demonstrate", 0.0) if row.stage == "curate" else 0.0)
+        lines.append((row, f"{spent:.0f}") if first else (Row("", *_cells(row)), ""))
+    return lines
+
+
+def _cells(row: Row) -> tuple[str, str, str, str, str]:
+    return row.measured, row.before, row.after, row.interval, row.n
+
+
+def _estimated(stage: str, measured: str, after: Any, before: Any = None) -> list[Row]:
+    """A line for an estimate; nothing where the stage did not measure it."""
+    if not isinstance(after, Mapping):
+        return []
+    old = before["value"] if isinstance(before, Mapping) else before
+    low, high = after["ci95"]
+    was = "" if old is None else f"{old:.3f}"
+    return [Row(stage, measured, was, f"{after['value']:.3f}", f"[{low:.3f}, {high:.3f}]", f"{after['n']:,}")]
+
+
+def _curate(found: Mapping[str, Any]) -> list[Row]:
+    if not found:
+        return []
+    read, kept = found["read"], found["kept"]
+    return [
+        Row("curate", "MB of text read, kept", f"{read['bytes'] / 1e6:.1f}", f"{kept['bytes'] / 1e6:.1f}"),
+        Row("curate", "documents read, kept", f"{read['documents']:,}", f"{kept['documents']:,}"),
+    ]
+
+
+def _pretrain(found: Mapping[str, Any]) -> list[Row]:
+    after, label = found.get("heldout_bits_per_byte"), "held-out bits/byte (before: entropy of single bytes)"
+    return _estimated("pretrain", label, after, found.get("unigram_bits_per_byte"))
+
+
+def _midtrain(found: Mapping[str, Any]) -> list[Row]:
+    labels = {
+        "heldout_bits_per_byte": "held-out bits/byte at the longer context",
+        "retrieval_accuracy": "retrieval accuracy, all distances",
+        "heldout_demonstration_loss": "nats a token on held-out demonstrations",
+    }
+    before = found.get("before", {})
+    return [
+        row for key, text in labels.items() for row in _estimated("midtrain", text, found.get(key), before.get(key))
+    ]
+
+
+def _reinforce(found: Mapping[str, Any]) -> list[Row]:
+    made = []
+    for family, scores in found.items():
+        if isinstance(scores, Mapping) and "pass_at_1_after" in scores:
+            after, before = scores["pass_at_1_after"], scores["pass_at_1_before"]
+            made += _estimated("reinforce", f"{family}: held-out pass@1", after, before)
+    return made
+
+
+def _evaluate(found: Mapping[str, Any]) -> list[Row]:
+    made = []
+    for family in families(found):
+        scores, old = found[family], found[family]["baseline"]
+        made += _estimated("evaluate", f"{family}: greedy pass@1", scores["greedy"], old["greedy"])
+        best = next((key for key in scores if key.startswith("pass_at_") and key != "pass_at_1"), "pass_at_1")
+        made += _estimated("evaluate", f"{family}: {best.replace('_at_', '@')}", scores[best], old[best])
+    if found:
+        made += _estimated("evaluate", "HumanEval pass@1", found["humaneval"]["pass_at_1"])
+        made += _estimated("evaluate", "retrieval accuracy, after RL", found["retrieval"]["all"])
+    return made
+
+
+def _promote(found: Mapping[str, Any]) -> list[Row]:
+    if not found:
+        return []
+    if "lower" not in found:
+        return [Row("promote", f"gate: unchanged, champion {found['champion']}")]
+    verdict = "passed" if found["passed"] else "failed"
+    label = f"gate {verdict}: mean pass@1 gain over {found['opponent']}, one-sided"
+    return [Row("promote", label, "", f"{found['difference']:+.3f}", f"> {found['lower']:+.3f}", str(found["tasks"]))]
+
+
+if __name__ == "__main__":
+    print_table(float(sys.argv[1]) if len(sys.argv) > 1 else None)
