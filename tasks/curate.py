@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import sys
 import time
@@ -86,7 +87,6 @@ def _write(config: Config, folder: Path, curated: Curated, tally: Tally, demonst
         int(config.model["vocab_size"]),
         curate.tokenizer_bytes,
         curate.demonstration_weight,
-        int(config.model.get("max_position_embeddings", 1024)),
     )
     splits = split_documents(curated.documents, curate.heldout_fraction)
     manifest = write_corpus(folder, splits, demonstration_texts(demonstrations), plan, curate.shard_tokens)
@@ -99,7 +99,7 @@ def _write(config: Config, folder: Path, curated: Curated, tally: Tally, demonst
         source: {"documents": tally.documents[source], "bytes": tally.bytes[source]} for source in tally.documents
     }
     write_json(folder / "manifest.json", manifest)
-    return _summary(manifest, curated, tally)
+    return {**_summary(manifest, curated, tally), "demonstrations": _demonstrations(demonstrations)}
 
 
 def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[str, Any]:
@@ -119,6 +119,13 @@ def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[s
         "unigram_bits_per_byte": round(heldout["unigram_bits_per_byte"], 4),
         "xz_bits_per_byte": round(heldout["xz_bits_per_byte"], 4),
     }
+
+
+def _demonstrations(folder: Path) -> dict[str, Any]:
+    """What the stage `demonstrate` counted; it has no metrics file of its own."""
+    path = folder / "manifest.json"
+    families: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["families"] if path.exists() else {}
+    return families
 
 
 def _say(step: int, message: str) -> None:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tasks.curation.documents import read_records
+
 N_GRAM = 10  # words; shorter ones are idiom ("return the number of lines in the file"), longer ones miss edits
 SHORTEST = 6  # a held-out text with fewer words than this is too common a phrase to forbid
 
@@ -17,8 +19,8 @@ def heldout_texts(demonstrations: Path) -> Iterator[tuple[str, str]]:
     yield from _humaneval()
     path = demonstrations / "heldout.jsonl"
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield "tasks", str(json.loads(line)["instruction"])
+        for task in read_records(path):
+            yield "tasks", str(task["instruction"])
 
 
 def gram_index(texts: Iterable[str], n: int = N_GRAM) -> dict[int, frozenset[tuple[str, ...]]]:

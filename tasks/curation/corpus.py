@@ -29,7 +29,6 @@ class TokenizerPlan:
     vocab_size: int
     tokenizer_bytes: int
     demonstration_weight: float
-    context: int
 
 
 def split_documents(documents: Sequence[Document], fraction: float) -> dict[str, list[str]]:
@@ -53,7 +52,7 @@ def write_corpus(
     """Writes tokenizer and shards; returns the manifest so far. Only training text shapes the tokenizer."""
     texts = tokenizer.training_texts(splits["train"], demonstrations, plan.tokenizer_bytes, plan.demonstration_weight)
     trained = tokenizer.train(texts, plan.vocab_size)
-    tokenizer.save(trained, folder / "tokenizer", plan.context)
+    tokenizer.save(trained, folder / "tokenizer")
     manifest: dict[str, Any] = {"format": shards.FORMAT, "vocab_size": plan.vocab_size}
     tokenizer_bytes = (folder / "tokenizer" / "tokenizer.json").read_bytes()
     manifest["tokenizer_sha256"] = hashlib.sha256(tokenizer_bytes).hexdigest()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 CODE_SUFFIXES = frozenset({".py", ".pyi", ".sh", ".c", ".h", ".cpp", ".rs", ".go", ".js", ".ts", ".pl"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst"}) | CODE_SUFFIXES
@@ -33,6 +36,18 @@ def kind_of(path: str) -> str:
     name = PurePosixPath(path)
     suffix = name.with_suffix("").suffix if name.suffix in (".gz", ".zst") else name.suffix
     return "code" if suffix.lower() in CODE_SUFFIXES else "prose"
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of one of our own JSONL files. Raises SourceError with the file's name and the line."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(decode(line, f"{path} (line {number})"))
+        except json.JSONDecodeError as error:
+            raise SourceError(f"The file {path}, line {number}, is not valid JSON: {error.msg}.") from None
+        if not isinstance(record, dict) or "instruction" not in record:
+            raise SourceError(f"The file {path}, line {number}, has no field 'instruction'.")
+        yield record
 
 
 def text_hash(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from fsspec.spec import AbstractFileSystem
 
 from tasks.curation.documents import TEXT_SUFFIXES, RawDocument, SourceError, decode, kind_of

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tasks.curation.documents import read_records
+
 END_OF_TEXT, SYSTEM, USER, ASSISTANT, OBSERVATION = range(5)
 SPECIAL_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
@@ -58,8 +60,7 @@ def demonstration_texts(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*.jsonl")):
         if path.name == "heldout.jsonl":
             continue
-        for line in path.read_text(encoding="utf-8").splitlines():
-            demonstration = json.loads(line)
+        for demonstration in read_records(path):
             texts.append(demonstration["instruction"])
             texts.extend(turn[part] for turn in demonstration["turns"] for part in ("command", "output"))
     return texts
@@ -84,7 +85,7 @@ def training_texts(
         yield from demonstrations
 
 
-def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
+def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json and the tokenizer_config.json by which transformers' AutoTokenizer finds it."""
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -95,7 +96,6 @@ def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
         "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
         "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": context,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

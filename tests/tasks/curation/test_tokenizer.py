@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tasks.curation import tokenizer as curation_tokenizer
+from tasks.curation.documents import SourceError
 from tasks.curation.tokenizer import (
     SPECIAL_TOKENS,
     TokenizerError,
@@ -75,6 +76,14 @@ def test_demonstrations_without_the_heldout_tasks(tmp_path: Path) -> None:
     assert demonstration_texts(tmp_path / "absent") == []
 
 
+def test_broken_demonstration_names_file_and_line(tmp_path: Path) -> None:
+    write_demonstrations(tmp_path)
+    with (tmp_path / "shell.jsonl").open("a") as stream:
+        stream.write('{"instruction":')
+    with pytest.raises(SourceError, match=r"shell\.jsonl, line 2, is not valid JSON"):
+        demonstration_texts(tmp_path)
+
+
 def test_demonstrations_weigh_as_asked(tmp_path: Path) -> None:
     write_demonstrations(tmp_path)
     demonstrations = demonstration_texts(tmp_path)
@@ -88,7 +97,7 @@ def test_demonstrations_weigh_as_asked(tmp_path: Path) -> None:
 def test_transformers_loads_it_with_the_chat_template(trained: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    save(trained, tmp_path / "tokenizer", 1024)
+    save(trained, tmp_path / "tokenizer")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     messages = [
         {"role": "user", "content": "count"},
