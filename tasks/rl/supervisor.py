@@ -124,7 +124,7 @@ def measure(run_dir: Path, when: str, on_line: OnLine = print_line) -> None:
     The results lie in the run folder; families measured before an interruption are not measured again.
     """
     tasks = read_spec(run_dir).reinforce.evaluation
-    waiting = [family for family in tasks if not measurement_path(run_dir, when, family).exists()]
+    waiting = [family for family in tasks if tasks[family] and not measurement_path(run_dir, when, family).exists()]
     families = sorted(waiting, key=lambda family: -tasks[family])  # the longest first
     stop = threading.Event()
     calls = [["--run-dir", str(run_dir), "--when", when, "--family", family] for family in families]
