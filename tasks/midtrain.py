@@ -34,7 +34,7 @@ BASE = Path("checkpoints/pretrain")
 CHECKPOINT = Path("checkpoints/midtrain")
 METRICS = Path("metrics/midtrain.json")
 INPUTS = (CORPUS, DEMONSTRATIONS, BASE)
-HELDOUT_TRANSCRIPTS = 100
+HELDOUT_TRANSCRIPTS = 40  # of each family
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Material:
     tokenizer: Tokenizer
     sources: Mapping[str, Source]
     heldout_text: CorpusWindows
-    heldout_transcripts: Sequence[Transcript]
+    heldout_transcripts: Mapping[str, Sequence[Transcript]]
 
 
 def phases(config: Config) -> list[Phase]:
@@ -81,9 +81,9 @@ def read_material(config: Config) -> Material:
         "corpus": corpus,
         "repeats": AdjacentRepeats(letters),
         "retrieval": ScatteredRepeats(corpus, letters),
-        "trajectories": Trajectories(transcripts),
+        "trajectories": Trajectories(transcripts, section.families),
     }
-    return Material(tokenizer, sources, CorpusWindows(read_split(CORPUS, "heldout")), kept[:HELDOUT_TRANSCRIPTS])
+    return Material(tokenizer, sources, CorpusWindows(read_split(CORPUS, "heldout")), kept)
 
 
 def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
@@ -118,10 +118,14 @@ def evaluate(transformer: Transformer, material: Material, config: Config, spars
     retrieval = heldout.retrieval_accuracy(transformer, documents, mode)
     metrics: dict[str, Any] = {
         "heldout_bits_per_byte": heldout.bits_per_byte(transformer, rows, lengths, mode).to_json(),
-        "heldout_demonstration_loss": heldout.transcript_loss(
-            transformer, material.heldout_transcripts, mode, section.other_weight
-        ).to_json(),
+        "heldout_demonstration_loss": {
+            family: heldout.transcript_loss(
+                transformer, kept[:HELDOUT_TRANSCRIPTS], mode, section.other_weight
+            ).to_json()
+            for family, kept in sorted(material.heldout_transcripts.items())
+        },
         "retrieval_accuracy": retrieval.pop("all").to_json(),
+        "retrieval_chance": heldout.CHANCE,
         "retrieval_accuracy_by_distance": {name: value.to_json() for name, value in retrieval.items()},
     }
     if sparse:

@@ -20,6 +20,7 @@ from tasks.training.retrieval import RetrievalRow, ScatteredRepeats
 from tasks.training.trajectories import Transcript
 
 SPECIAL_TOKENS = 5
+CHANCE = 1 / 26  # of guessing a random letter
 DISTANCE_EDGES = (0, 128, 256, 512, 1 << 30)  # tokens back to the first occurrence
 
 
@@ -92,7 +93,7 @@ def retrieval_rows(source: ScatteredRepeats, count: int, length: int, seed: int)
 def retrieval_accuracy(transformer: Transformer, rows: Sequence[RetrievalRow], mode: Mode) -> dict[str, Estimate]:
     """Share of the scored tokens of a repeat that are the argmax: `all`, and by distance bin.
 
-    Teacher forced; chance is 1/26. The interval draws whole documents.
+    Teacher forced; chance is `CHANCE`. The interval draws whole documents.
     """
     hits, distances, documents = [], [], []
     for start, batch in _retrieval_batches(transformer, rows):

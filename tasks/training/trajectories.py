@@ -28,12 +28,21 @@ class Renderer(Protocol):
 
 
 class Trajectories:
-    """Rows packed from transcripts drawn at random; the last one is cut at the end of the row."""
+    """Rows packed from transcripts drawn at random; the last one is cut at the end of the row.
 
-    def __init__(self, transcripts: Sequence[Transcript]) -> None:
-        if not transcripts:
+    `shares` are a family's share of the draws; without them every transcript is as likely as another.
+    """
+
+    def __init__(self, transcripts: Mapping[str, Sequence[Transcript]], shares: Mapping[str, float]) -> None:
+        unknown = sorted(set(shares) - set(transcripts))
+        if unknown:
+            raise TrainingDataError(f"There are no demonstrations of {', '.join(unknown)}.")
+        names = sorted(name for name in transcripts if transcripts[name] and (not shares or shares.get(name, 0) > 0))
+        if not names:
             raise TrainingDataError("There are no demonstrations to train on.")
-        self.transcripts = transcripts
+        self.families = [transcripts[name] for name in names]
+        weights = np.array([shares.get(name, 0.0) if shares else len(transcripts[name]) for name in names])
+        self.edges = np.cumsum(weights / weights.sum())
 
     def row(self, rng: np.random.Generator, length: int) -> Row:
         """A full row; the first token of each transcript carries no loss."""
@@ -42,28 +51,34 @@ class Trajectories:
         weights = np.zeros(length, dtype=np.float32)
         filled = number = 0
         while filled < length:
-            ids, weight = self.transcripts[int(rng.integers(len(self.transcripts)))]
+            ids, weight = self._draw(rng)
             end = min(length, filled + len(ids))
             tokens[filled:end], weights[filled:end] = ids[: end - filled], weight[: end - filled]
             documents[filled:end], weights[filled] = number, 0.0
             filled, number = end, number + 1
         return Row(tokens, documents, weights)
 
+    def _draw(self, rng: np.random.Generator) -> Transcript:
+        family = int(np.searchsorted(self.edges, rng.random(), side="right"))
+        transcripts = self.families[min(family, len(self.families) - 1)]
+        return transcripts[int(rng.integers(len(transcripts)))]
+
 
 def load_transcripts(
     folder: Path, chat: Renderer, own_weight: float, other_weight: float
-) -> tuple[list[Transcript], list[Transcript]]:
-    """All training demonstrations as (training, kept away) transcripts.
+) -> tuple[dict[str, list[Transcript]], dict[str, list[Transcript]]]:
+    """All training demonstrations as (training, kept away) transcripts of each family.
 
     Tokens that the expert wrote get `own_weight`, instructions and observations `other_weight`.
     Raises TrainingDataError with file and line where a line is not a demonstration.
     """
-    train: list[Transcript] = []
-    kept: list[Transcript] = []
+    train: dict[str, list[Transcript]] = {}
+    kept: dict[str, list[Transcript]] = {}
     for demo, task_id in read_demonstrations(folder):
         ids, weights = chat.render_demo(demo)
         scaled = np.where(np.asarray(weights) >= 1.0, own_weight, other_weight).astype(np.float32)
-        (kept if _kept_away(task_id) else train).append((np.asarray(ids, dtype=np.int64), scaled))
+        side = kept if _kept_away(task_id) else train
+        side.setdefault(str(demo["family"]), []).append((np.asarray(ids, dtype=np.int64), scaled))
     return train, kept
 
 

@@ -25,19 +25,22 @@ def write(folder: Path, lines: list[str]) -> None:
 
 
 def test_own_tokens_weigh_more_and_a_few_tasks_are_kept_away(tmp_path: Path) -> None:
-    write(tmp_path, [json.dumps({"task_id": f"t{i // 2}", "ids": [i + 2, 3, 4]}) for i in range(600)])
+    write(
+        tmp_path, [json.dumps({"task_id": f"t{i // 2}", "family": "shell", "ids": [i + 2, 3, 4]}) for i in range(600)]
+    )
     (tmp_path / "heldout.jsonl").write_text("this is not read\n")
     train, kept = load_transcripts(tmp_path, Letters(), own_weight=2.0, other_weight=0.1)
-    assert len(train) + len(kept) == 600
-    assert 2 < len(kept) < 60
-    assert {int(ids[0]) // 2 for ids, _ in train}.isdisjoint({int(ids[0]) // 2 for ids, _ in kept})
-    ids, weights = train[0]
+    trained, away = train["shell"], kept["shell"]
+    assert len(trained) + len(away) == 600
+    assert 2 < len(away) < 60
+    assert {int(ids[0]) // 2 for ids, _ in trained}.isdisjoint({int(ids[0]) // 2 for ids, _ in away})
+    ids, weights = trained[0]
     assert weights.tolist() == pytest.approx([2.0 if i % 2 else 0.1 for i in ids])
 
 
 def test_rows_are_full_and_first_tokens_carry_no_loss() -> None:
     transcripts = [(np.arange(5, 12), np.ones(7, dtype=np.float32)), (np.arange(20, 23), np.ones(3, dtype=np.float32))]
-    row = Trajectories(transcripts).row(np.random.default_rng(1), 40)
+    row = Trajectories({"shell": transcripts}, {}).row(np.random.default_rng(1), 40)
     starts = np.flatnonzero(np.diff(row.documents, prepend=-1))
     assert set(row.tokens[starts]) == {5, 20}
     assert (row.weights[starts] == 0).all()
@@ -45,7 +48,7 @@ def test_rows_are_full_and_first_tokens_carry_no_loss() -> None:
 
 
 def test_broken_line_is_named(tmp_path: Path) -> None:
-    write(tmp_path, ['{"task_id": "a", "ids": [1]}', "{broken"])
+    write(tmp_path, ['{"task_id": "a", "family": "b", "ids": [1]}', "{broken"])
     with pytest.raises(TrainingDataError, match=r"Line 2 of .*shell\.jsonl is not a demonstration"):
         load_transcripts(tmp_path, Letters(), 1.0, 0.1)
 
@@ -53,3 +56,13 @@ def test_broken_line_is_named(tmp_path: Path) -> None:
 def test_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingDataError, match="holds no demonstrations"):
         load_transcripts(tmp_path, Letters(), 1.0, 0.1)
+
+
+def test_families_are_drawn_by_their_share() -> None:
+    one = np.ones(4, dtype=np.float32)
+    groups = {"a": [(np.full(4, 7), one)] * 50, "b": [(np.full(4, 9), one)], "c": [(np.full(4, 11), one)]}
+    row = Trajectories(groups, {"a": 0.2, "b": 0.8}).row(np.random.default_rng(0), 4000)
+    assert float((row.tokens == 9).mean()) == pytest.approx(0.8, abs=0.05)
+    assert not (row.tokens == 11).any()
+    with pytest.raises(TrainingDataError, match="no demonstrations of d"):
+        Trajectories(groups, {"d": 1.0})
