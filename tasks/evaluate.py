@@ -173,11 +173,12 @@ def _say(step: int, message: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.evaluate [--set key=value ...]`."""
+    known: tuple[type[Exception], ...] = (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors())
     try:
         config = parse_arguments("evaluate", argv)
         with run("evaluate", config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
             evaluate(config, tracker)
-    except (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors()) as error:
+    except known as error:
         print(error, file=sys.stderr)
         return 2
     return 0

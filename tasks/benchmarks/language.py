@@ -14,8 +14,7 @@ from tasks.benchmarks.statistics import Estimate
 from tasks.curation.shards import read_split
 from tasks.training import heldout
 from tasks.training.data import CorpusWindows, Mode, Row
-from tasks.training.heldout import RetrievalRow
-from tasks.training.retrieval import ScatteredRepeats
+from tasks.training.retrieval import RetrievalRow, ScatteredRepeats
 
 MODES: tuple[Mode, ...] = ("dense", "sparse")
 
@@ -48,4 +47,5 @@ def bits_per_byte(transformer: Transformer, material: LanguageSet) -> dict[str, 
 
 def retrieval(transformer: Transformer, material: LanguageSet, mode: Mode = "sparse") -> dict[str, Estimate]:
     """Share of copied tokens predicted right: `all`, then by distance in tokens. Chance is 1/26."""
-    return heldout.retrieval_accuracy(transformer, material.documents, mode)
+    found: dict[str, Estimate] = heldout.retrieval_accuracy(transformer, material.documents, mode)
+    return found

@@ -82,6 +82,20 @@ def estimate(
     return Estimate(value, (low, high), len(array), stderr, len(sums))
 
 
+def proportion(successes: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> Estimate:
+    """Share of successes [N] in {0, 1}, with its 95 % interval over whole clusters.
+
+    Where all or none succeed every resample is alike and a bootstrap would claim certainty; there the interval is the
+    exact one for that many independent clusters (Clopper and Pearson, Biometrika 1934).
+    """
+    found = estimate(successes, clusters, seed)
+    slack = 1.0 - float(0.025 ** (1.0 / found.clusters))
+    if found.value in (0.0, 1.0):
+        ci95 = (0.0, slack) if found.value == 0.0 else (1.0 - slack, 1.0)
+        return Estimate(found.value, ci95, found.n, found.stderr, found.clusters)
+    return found
+
+
 def paired_difference(
     before: ArrayLike, after: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Estimate:

@@ -15,9 +15,9 @@ def model_card(
             "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlicense: apache-2.0\n---",
             f"# {name}",
             "",
-            "A GLM-5-shaped decoder (MLA, DeepSeek Sparse Attention, mixture of experts, multi-token prediction) in the",
-            "`GlmMoeDsaForCausalLM` format, trained from raw text by the Longhaul recipe and improved by asynchronous",
-            "reinforcement learning on tasks whose results are really run and graded.",
+            "A GLM-5-shaped decoder (MLA, DeepSeek Sparse Attention, mixture of experts, multi-token prediction) in",
+            "the `GlmMoeDsaForCausalLM` format, trained from raw text by the Longhaul recipe and improved by",
+            "asynchronous reinforcement learning on tasks whose results are really run and graded.",
             "",
             "## Scores",
             "",
@@ -35,8 +35,8 @@ def model_card(
             "",
             "## Limits",
             "",
-            "It knows the task families it was trained on, in a sandbox with short commands, and little else. HumanEval",
-            "is reported for honesty: a model of this size scores about zero. It has had no safety training.",
+            "It knows the task families it was trained on, in a sandbox with short commands, and little else.",
+            "HumanEval is reported for honesty: a model of this size scores about zero. It has had no safety training.",
             "",
         ]
     )

@@ -18,8 +18,10 @@ GREY = "#94a3b8"
 Interval = tuple[float, float, float]  # value, low, high
 
 
-def interval(estimate: Mapping[str, Any]) -> Interval:
-    """(value, low, high) of an estimate as the metrics files hold it."""
+def interval(estimate: Any) -> Interval:
+    """(value, low, high) of an estimate as the metrics files hold it; a plain number has no width."""
+    if not isinstance(estimate, Mapping):
+        return float(estimate), float(estimate), float(estimate)
     low, high = estimate["ci95"]
     return float(estimate["value"]), float(low), float(high)
 

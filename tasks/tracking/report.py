@@ -42,7 +42,7 @@ th, td { text-align: left; padding: .42rem .7rem; border-bottom: 1px solid var(-
 th { color: var(--soft); font-weight: 600; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td code, .hash { font-size: .84rem; word-break: break-all; }
-pre { margin: 0; padding: .8rem 1rem; white-space: pre-wrap; word-break: break-word; font-size: .84rem; overflow-x: auto;
+pre { margin: 0; padding: .8rem 1rem; white-space: pre-wrap; word-break: break-word; font-size: .84rem;
   background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--bad); border-radius: 6px; }
 pre.solved { border-left-color: var(--good); }
 pre b { color: var(--soft); font-weight: 600; }
@@ -56,7 +56,8 @@ def write_report(folder: Path, promotion: Mapping[str, Any], lineage: Mapping[st
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Longhaul report</title>',
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>',
-            "<h1>Longhaul report</h1><p>From raw text to a measured model: what every stage gained, with 95 % intervals.</p>",
+            "<h1>Longhaul report</h1>",
+            "<p>From raw text to a measured model: what every stage gained, with 95 % intervals.</p>",
             _verdict(promotion),
             "<h2>Stages</h2>" + _stages(),
             "<h2>Language</h2>" + _grid(_language_pictures()),
@@ -125,7 +126,7 @@ def _language_pictures() -> list[tuple[str, str]]:
 
 
 def _bits_picture(curate: Mapping[str, Any], pretrain: Mapping[str, Any], midtrain: Mapping[str, Any]) -> str:
-    unigram, xz = _plain(pretrain["unigram_bits_per_byte"]), _plain(pretrain["xz_bits_per_byte"])
+    unigram, xz = interval(pretrain["unigram_bits_per_byte"]), interval(pretrain["xz_bits_per_byte"])
     groups = {"single bytes": {"bits": unigram}, "xz -9": {"bits": xz}}
     groups["pretrain"] = {"bits": interval(pretrain["heldout_bits_per_byte"])}
     if midtrain:

@@ -1,4 +1,6 @@
-"""The closing table: for every stage what was measured, before, after, 95 % interval and seconds; `python -m` prints it.
+"""The closing table: for every stage what was measured, before, after, 95 % interval, seconds.
+
+    python -m tasks.tracking.table [wall seconds of the run]
 
 Orchestration overhead is the wall time that no stage spent in its own work: Prefect, DVC, MLflow and process starts.
 """

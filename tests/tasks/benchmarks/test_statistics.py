@@ -14,6 +14,7 @@ from tasks.benchmarks.statistics import (
     gate,
     paired_difference,
     pass_at_k,
+    proportion,
     stratified_difference,
 )
 
@@ -106,3 +107,15 @@ def test_strata_count_equally_whatever_their_size() -> None:
     families = ["shell"] * 90 + ["repair"] * 10
     assert isclose(stratified_difference(before, after, None, families).value, 0.5)
     assert isclose(gate(before, after, strata=families).difference, 0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_none_or_all_of_164_is_not_certainty(value: float) -> None:
+    found = proportion([value] * 164)
+    assert found.value == value
+    assert isclose(abs(found.ci95[0] - found.ci95[1]), 0.02224, abs_tol=1e-4)
+    assert proportion([0.0] * 80, clusters=[index // 8 for index in range(80)]).ci95[1] > 0.3
+
+
+def test_a_mixed_share_is_the_plain_bootstrap() -> None:
+    assert proportion([0.0, 1.0, 1.0, 0.0], seed=4) == estimate([0.0, 1.0, 1.0, 0.0], seed=4)
