@@ -2,7 +2,8 @@
 
 from tasks.sandbox.box import Box
 from tasks.sandbox.collect import OVERFLOW
-from tasks.sandbox.factory import REPORT_DESCRIPTOR, SandboxFactory, open_sandbox
+from tasks.sandbox.factory import SandboxFactory, open_sandbox
+from tasks.sandbox.launch import REPORT_DESCRIPTOR
 from tasks.sandbox.limits import CommandResult, Limits, SandboxError, SandboxUnavailable
 
 __all__ = [

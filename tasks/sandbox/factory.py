@@ -23,7 +23,6 @@ from tasks.sandbox.seccomp import MACHINES, seccomp_program
 from tasks.sandbox.start import Ends, open_ends, place, start_process
 
 LEVELS = ("strict", "namespaces")
-REPORT_DESCRIPTOR = 9
 # Run in the first box: every line names a wall and succeeds only where it stands.
 SELF_TEST = {
     "own user": '[ "$(id -u)" = 1000 ]',
@@ -125,9 +124,7 @@ class SandboxFactory:
         argv += ["--info-fd", str(theirs["info"]), "--seccomp", str(theirs["filter"])]
         for path, descriptor in ends.files.items():
             argv += ["--perms", "0644", "--file", str(descriptor), path]
-        script = serve_script(self.limits, theirs["reply"], bound_memory=self._groups is None)
-        if "report" in theirs:
-            script = f"exec {REPORT_DESCRIPTOR}>&{theirs['report']} {theirs['report']}>&-\n{script}"
+        script = serve_script(self.limits, theirs, bound_memory=self._groups is None)
         return [*argv, "--remount-ro", "/", "--", self._bash, "--norc", "--noprofile", "-c", script, "bash"]
 
     def _describe(self) -> str:

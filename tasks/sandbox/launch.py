@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.sandbox.limits import Limits, SandboxUnavailable
 
 BOX_USER = 1000
+REPORT_DESCRIPTOR = 9
+DESCRIPTORS = {"reply": 8, "report": REPORT_DESCRIPTOR}  # in the box
 HOST_USERS = 1_900_000_000  # first of the user ids of boxes on the host, far above what distributions hand out
 USERS_PER_PROCESS = 64
 SYSTEM_FOLDERS = ("lib", "lib32", "lib64", "bin", "sbin")
@@ -20,11 +23,12 @@ ETC_FILES = ("ld.so.cache", "alternatives")
 # Commands come on stdin, each as a nonce and a text that end with NUL; the answer (nonce, exit code) leaves on a
 # descriptor of its own, which is closed while the command runs. The limits set here can only be lowered later.
 SERVE = """\
+exec {moves}
 ulimit -c 0 -f {file_blocks} -n 256 -t {cpu_seconds} -u {processes}{address_space} || exit 125
-builtin printf 'ready\\n' >&{reply}
+builtin printf 'ready\\n' >&8
 while IFS= builtin read -r -d '' __nonce && IFS= builtin read -r -d '' __command; do
-  builtin eval "$__command" </dev/null {reply}>&-
-  builtin printf '%s %d\\n' "$__nonce" "$?" >&{reply}
+  builtin eval "$__command" </dev/null 8>&-
+  builtin printf '%s %d\\n' "$__nonce" "$?" >&8
 done"""
 
 
@@ -132,12 +136,17 @@ def bubblewrap_arguments(etc: Path, interpreter: Interpreter, limits: Limits) ->
     return arguments + ["--perms", "0755", "--size", size, "--tmpfs", "/work", "--chdir", "/work"]
 
 
-def serve_script(limits: Limits, reply: int, bound_memory: bool) -> str:
-    """The text of the shell loop; `bound_memory` bounds each process where no control group bounds the box."""
+def serve_script(limits: Limits, inherited: Mapping[str, int], bound_memory: bool) -> str:
+    """The text of the shell loop; `bound_memory` bounds each process where no control group bounds the box.
+
+    The `inherited` descriptors "reply" and "report" are moved to small numbers first: the bound on open files also
+    bounds the numbers that the shell can give back to a descriptor it has set aside.
+    """
+    ends = [(number, inherited[name]) for name, number in DESCRIPTORS.items() if name in inherited]
     return SERVE.format(
+        moves=" ".join(f"{number}>&{end} {end}>&-" for number, end in ends),
         file_blocks=limits.disk_mb << 10,
         cpu_seconds=limits.cpu_seconds,
         processes=limits.processes,
         address_space=f" -v {limits.memory_mb << 10}" if bound_memory else "",
-        reply=reply,
     )

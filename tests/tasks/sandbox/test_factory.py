@@ -51,6 +51,16 @@ def test_inherited_descriptors_stay_clear_of_the_report_descriptor() -> None:
     assert int(done.stdout) > 9
 
 
+def test_boxes_open_in_a_process_with_many_open_files(factory: SandboxFactory) -> None:
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(400)]
+    try:
+        with factory.box({}, report=True) as box:
+            assert [box.run("echo x; echo y >&9").report for _ in range(2)] == [b"y\n"] * 2
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
 def test_eight_threads_work_at_once(factory: SandboxFactory) -> None:
     def episode(number: int) -> str:
         with factory.box({"n.txt": f"{number}\n"}) as box:
