@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from tasks.config.errors import ConfigError, describe
 
@@ -94,8 +94,8 @@ class ReinforceConfig:
     """Asynchronous reinforcement learning."""
 
     __pydantic_config__ = STRICT
-    updates: int = 40  # learner steps; each publishes a policy
-    groups_per_batch: int = 24
+    updates: PositiveInt = 22  # learner steps; each publishes a policy
+    groups_per_batch: PositiveInt = 16
     samples_per_group: int = 8
     families: Mapping[str, float] = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
     reward: Literal["judge", "random"] = "judge"
@@ -103,23 +103,23 @@ class ReinforceConfig:
     clip_low: float = 0.2
     clip_high: float = 0.28
     icepop_beta: float = 2.0
-    eta: int = 1  # batches that rollout may run ahead; 0 is synchronous
-    max_staleness: int = 4  # tau: older trajectories are dropped
-    oversample: int = 6  # batches' worth of groups after which a batch closes although it is not full
-    learning_rate: float = 3e-4
+    eta: NonNegativeInt = 1  # batches that rollout may run ahead; 0 is synchronous
+    max_staleness: NonNegativeInt = 4  # tau: older trajectories are dropped
+    oversample: PositiveInt = 6  # batches' worth of groups after which a batch closes although it is not full
+    learning_rate: PositiveFloat = 3e-4
     beta2: float = 0.99
-    gradient_clip: float = 1.0
-    optimizer_steps: int = 2  # parts a batch is split into, one optimizer step each
+    gradient_clip: PositiveFloat = 1.0
+    optimizer_steps: PositiveInt = 2  # parts a batch is split into, one optimizer step each
     reset_optimizer: bool = False  # forget the optimizer's state after every published policy
-    micro_batch_tokens: int = 4096
-    max_action_tokens: int = 24
-    max_context: int = 1024
-    concurrency: int = 48  # episodes that run at once in a rollout worker
-    rollout_workers: int = 1
-    judge_workers: int = 1
-    threads: int = 1  # torch threads of each worker
-    lease_seconds: float = 60.0
-    keep_policies: int = 4
+    micro_batch_tokens: PositiveInt = 4096
+    max_action_tokens: PositiveInt = 24
+    max_context: PositiveInt = 1024
+    concurrency: PositiveInt = 48  # episodes that run at once in a rollout worker
+    rollout_workers: PositiveInt = 1
+    judge_workers: PositiveInt = 1
+    threads: PositiveInt = 1  # torch threads of each worker
+    lease_seconds: PositiveFloat = 60.0
+    keep_policies: PositiveInt = 4
     evaluation: Mapping[str, int] = field(default_factory=dict)  # family -> held-out tasks, before and after
 
 
