@@ -18,6 +18,7 @@ HOST_USERS = 1_900_000_000  # first of the user ids of boxes on the host, far ab
 USERS_PER_PROCESS = 64
 SYSTEM_FOLDERS = ("lib", "lib32", "lib64", "bin", "sbin")
 DEVICES = ("null", "zero", "random", "urandom")
+ETC_PREFIX = "longhaul-etc-"
 ETC_FILES = ("ld.so.cache", "alternatives")
 
 # Commands come on stdin, each as a nonce and a text that end with NUL; the answer (nonce, exit code) leaves on a
@@ -76,7 +77,11 @@ def _others_can_reach(folder: Path) -> bool:
 
 def make_etc() -> Path:
     """A folder for the boxes' /etc: a user, a group, the library cache and the distribution's program links."""
-    folder = Path(tempfile.mkdtemp(prefix="longhaul-etc-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{ETC_PREFIX}*-*"):
+        owner = left.name.removeprefix(ETC_PREFIX).split("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():  # its program was killed
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{ETC_PREFIX}{os.getpid()}-"))
     folder.chmod(0o755)
     (folder / "passwd").write_text(f"agent:x:{BOX_USER}:{BOX_USER}:agent:/work:/bin/bash\n")
     (folder / "group").write_text(f"agent:x:{BOX_USER}:\n")

@@ -132,6 +132,15 @@ def test_what_the_machine_cannot_give_is_refused(
         open_sandbox()
 
 
+def test_what_a_killed_program_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "longhaul-etc-4194304999-x").mkdir()
+    mine = tmp_path / f"longhaul-etc-{os.getpid()}-x"
+    mine.mkdir()
+    open_sandbox().close()
+    assert list(tmp_path.iterdir()) == [mine]
+
+
 def test_unknown_kinds_and_levels_are_refused() -> None:
     with pytest.raises(SandboxUnavailable, match="kind 'chroot' is not known"):
         open_sandbox("chroot")
