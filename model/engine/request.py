@@ -14,7 +14,8 @@ class Request:
 
     `token_ids` are the new tokens only: what earlier requests of the session appended or sampled stays in its
     cache. `temperature` 0 means greedy. Token i of the answer is drawn with a number that depends on
-    `(seed, i)` alone. The token that is in `stop_ids` belongs to the answer and to the session.
+    `(seed, i)` alone. The token that is in `stop_ids` belongs to the answer and to the session. A request
+    whose tokens leave no room to sample in the session ends at once, with no token and the reason "length".
     """
 
     id: str
