@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def run(config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRAT
 
 def _build(config: Config, building: Path, demonstrations: Path) -> dict[str, Any]:
     curate, tally = config.curate, Tally()
-    grams = gram_index(text for _, text in heldout_texts(demonstrations))
+    heldout = list(heldout_texts(demonstrations))
+    grams = gram_index(text for _, text in heldout)
     _say(1, f"reading {', '.join(curate.sources)}")
     documents = read_sources(curate.sources, curate.max_bytes, tally, curate.s3_endpoint_url)
     curated = run_filters(documents, building / "work", grams, curate.max_document_bytes, curate.workers)
@@ -78,10 +80,18 @@ def _build(config: Config, building: Path, demonstrations: Path) -> dict[str, An
         curated.documents, curate.minimum_documents, curate.minimum_bytes, curate.max_document_bytes
     )
     _say(3, f"{len(expectations)} expectations met")
-    return _write(config, building / "corpus", curated, tally, demonstrations)
+    searched = dict(Counter(name for name, _ in heldout))
+    return _write(config, building / "corpus", curated, tally, demonstrations, searched)
 
 
-def _write(config: Config, folder: Path, curated: Curated, tally: Tally, demonstrations: Path) -> dict[str, Any]:
+def _write(
+    config: Config,
+    folder: Path,
+    curated: Curated,
+    tally: Tally,
+    demonstrations: Path,
+    searched: dict[str, int],
+) -> dict[str, Any]:
     curate = config.curate
     plan = TokenizerPlan(
         int(config.model["vocab_size"]),
@@ -95,6 +105,7 @@ def _write(config: Config, folder: Path, curated: Curated, tally: Tally, demonst
     manifest["drops"] = {
         reason: {"documents": count, "bytes": size} for reason, (count, size) in sorted(curated.drops.items())
     }
+    manifest["decontaminated_against"] = searched  # held-out set -> its texts
     manifest["sources"] = {
         source: {"documents": tally.documents[source], "bytes": tally.bytes[source]} for source in tally.documents
     }
@@ -110,6 +121,7 @@ def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[s
         "read": {"documents": tally.total_documents, "bytes": tally.total_bytes},
         "kept": {"documents": train["documents"] + heldout["documents"], "bytes": size},
         "drops": manifest["drops"],
+        "decontaminated_against": manifest["decontaminated_against"],
         "scrubbed_documents": sum(bool(document.metadata["scrubbed"]) for document in curated.documents),
         "tokens": tokens,
         "vocab_size": manifest["vocab_size"],

@@ -69,6 +69,7 @@ def test_every_byte_read_is_kept_or_dropped_with_a_reason(built: Path) -> None:
     dropped = summary["drops"].values()
     assert summary["read"]["documents"] == summary["kept"]["documents"] + sum(drop["documents"] for drop in dropped)
     assert summary["drops"]["contaminated"]["documents"] == 1
+    assert summary["decontaminated_against"] == {"humaneval": 328}
     assert 0 < summary["xz_bits_per_byte"] < summary["unigram_bits_per_byte"] < 8
     assert summary["seconds"] > 0
 
