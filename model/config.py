@@ -47,7 +47,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     mtp_loss_weight: float = 0.3
     router_bias_update_rate: float = 0.001
-    indexer_loss_rows: int = 0  # query rows per sequence that the indexer learns from; 0 means all of them
+    indexer_loss_rows: int = 128  # query rows of a sequence that teach the indexer at each step; 0 means all
     eos_token_id: int = 0
     mlp_layer_types: tuple[str, ...] = ()
     indexer_types: tuple[str, ...] = ()
