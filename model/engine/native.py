@@ -21,6 +21,7 @@ from model.engine.request import EngineError
 from model.engine.weights import FeedForward, FusedLayer, FusedWeights
 
 _SOURCE = Path(__file__).with_name("step.cpp")
+_HEADER = Path(__file__).with_name("lanes.h")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _FEWEST_ROWS = 8  # below this a thread of its own costs more than it saves
 _COLUMNS = 16  # of a packed panel; step.cpp's tile
@@ -161,7 +162,9 @@ def _macros(config: ModelConfig) -> Macros:
 @cache
 def _build(macros: Macros) -> ctypes.CDLL:
     """The functions compiled for these sizes; the library is kept under its source's and sizes' hash."""
-    key = hashlib.sha256(repr((_SOURCE.read_text(), macros, _FLAGS, _processor())).encode()).hexdigest()[:20]
+    key = hashlib.sha256(
+        repr((_SOURCE.read_text(), _HEADER.read_text(), macros, _FLAGS, _processor())).encode()
+    ).hexdigest()[:20]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "longhaul"
     library = home / f"step-{key}.so"
     if not library.exists():
