@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from tasks.config import Config
 from tasks.rl.spec import SPEC, RunSpec, measurement_path, policies_path, read_spec, store_path, write_spec
 from tasks.rl.store import TrajectoryStore
+from tasks.rl.worker import PARENT
 
 KINDS = ("rollout", "judge", "learner")
 PROGRAMS = {"rollout": "rollout", "judge": "judging", "learner": "learner", "measure": "measure"}
@@ -161,6 +162,7 @@ def _run_once(kind: str, arguments: Sequence[str], run_dir: Path, on_line: OnLin
     """One life of a worker program; its lines go to `on_line`. Returns its exit code."""
     threads = str(read_spec(run_dir).reinforce.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment[PARENT] = str(os.getpid())
     command = [sys.executable, "-m", f"tasks.rl.{PROGRAMS[kind]}", *arguments]
     last: deque[str] = deque(maxlen=1)
     with subprocess.Popen(

@@ -21,6 +21,7 @@ from tasks.rl.spec import RunSpec, read_spec, store_path
 from tasks.rl.store import TrajectoryStore
 
 CHECK_SECONDS = 0.2
+PARENT = "LONGHAUL_SUPERVISOR"  # its process id: it may be gone before its worker has started up
 
 
 class Worker:
@@ -31,7 +32,7 @@ class Worker:
         self.spec: RunSpec = read_spec(run_dir)
         self.store = TrajectoryStore(store_path(run_dir))
         self.name = f"{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._parent = os.getppid()
+        self._parent = int(os.environ.get(PARENT, os.getppid()))
         self._terminated = False
         self._stopped = False
         self._next_check = 0.0

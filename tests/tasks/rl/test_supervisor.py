@@ -1,6 +1,8 @@
 """What the supervisor refuses, and that a run folder belongs to its parameters."""
 
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +13,7 @@ from tasks.rl import supervisor
 from tasks.rl.results import draw_curve, family_metrics
 from tasks.rl.spec import SpecError, measurement_path, read_spec, store_path
 from tasks.rl.store import TrajectoryStore
+from tasks.rl.worker import PARENT
 
 QUICK = ["reinforce.updates=1", "reinforce.evaluation={shell: 2, chain: 0, repair: 0}"]
 
@@ -80,3 +83,11 @@ def test_families_carry_both_estimates(tmp_path, checkpoint):
     assert families["shell"]["pass_at_1_after"] == {"value": 0.5, "ci95": [0.2, 0.6], "n": 2}
     draw_curve(tmp_path / "curve.png", [{"step": 0, "reward": 0.1, "entropy": 1.0, "staleness": 0}], families)
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_a_worker_whose_supervisor_is_gone_stops(tmp_path, checkpoint):
+    run_dir = supervisor.prepare(load_config(), checkpoint, tmp_path)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    environment = {**os.environ, PARENT: gone.stdout.decode().strip()}
+    command = [sys.executable, "-m", "tasks.rl.judging", "--run-dir", str(run_dir)]
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 0
