@@ -46,7 +46,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     mtp_loss_weight: float = 0.3
-    router_bias_update_rate: float = 0.001
+    router_bias_update_rate: float = 0.005  # a short run needs more than the 0.001 of DeepSeek-V3
     indexer_loss_rows: int = 128  # query rows of a sequence that teach the indexer at each step; 0 means all
     eos_token_id: int = 0
     mlp_layer_types: tuple[str, ...] = ()
@@ -173,6 +173,7 @@ _SMALL: dict[str, Any] = {
     "index_topk": 512,
     "max_position_embeddings": 8192,
     "rope_theta": 1e6,
+    "router_bias_update_rate": 1e-3,
 }
 _BASE: dict[str, Any] = {
     "vocab_size": 65536,
@@ -194,6 +195,7 @@ _BASE: dict[str, Any] = {
     "index_topk": 2048,
     "max_position_embeddings": 131072,
     "rope_theta": 1e6,
+    "router_bias_update_rate": 1e-3,
 }
 _GLM5: dict[str, Any] = {
     "vocab_size": 154880,
@@ -215,5 +217,6 @@ _GLM5: dict[str, Any] = {
     "index_topk": 2048,
     "max_position_embeddings": 202752,
     "rope_theta": 1e6,
+    "router_bias_update_rate": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {"laptop": {}, "small": _SMALL, "base": _BASE, "glm5": _GLM5}
