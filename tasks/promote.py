@@ -169,7 +169,7 @@ def _statement(outcome: Gate, opponent: str) -> str:
     return (
         f"Mean pass@1 over families differs from {opponent} by {outcome.difference:+.3f}; the lower end of the "
         f"one-sided {outcome.confidence:.0%} interval over {outcome.clusters} tasks is {outcome.lower:+.3f} and "
-        f"must exceed {-outcome.margin:+.3f}: {verdict}."
+        f"must exceed {0.0 - outcome.margin:+.3f}: {verdict}."
     )
 
 

@@ -40,7 +40,7 @@ svg { display: block; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; background: var(--card); }
 th, td { text-align: left; padding: .42rem .7rem; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number.number { text-align: right; font-variant-numeric: tabular-nums; }
 td code, .hash { font-size: .84rem; word-break: break-all; }
 pre { margin: 0; padding: .8rem 1rem; white-space: pre-wrap; word-break: break-word; font-size: .84rem;
   background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--bad); border-radius: 6px; }
@@ -85,7 +85,8 @@ def _verdict(promotion: Mapping[str, Any]) -> str:
 
 
 def _stages() -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("Stage", "Measured", "Before", "After", "95 % interval", "n"))
+    numbers = "".join(f'<th class="number">{name}</th>' for name in ("Before", "After", "95 % interval", "n"))
+    head = f"<th>Stage</th><th>Measured</th>{numbers}"
     body = "".join(
         f"<tr><td>{row.stage}</td><td>{escape(row.measured)}</td>"
         + "".join(f'<td class="number">{escape(cell)}</td>' for cell in (row.before, row.after, row.interval, row.n))
