@@ -73,6 +73,25 @@ def test_every_trajectory_counts_once_whatever_is_killed(tmp_path, checkpoint, p
     _check_that_each_batch_was_trained_once(run_dir)
 
 
+def test_sigterm_gives_the_leases_back(tmp_path, checkpoint):
+    run_dir = supervisor.prepare(load_config("params.yaml", SETTINGS), checkpoint, tmp_path / "state")
+    worker = subprocess.Popen([sys.executable, "-m", "tasks.rl.rollout", "--run-dir", str(run_dir)])
+    leases = "SELECT count(*) FROM episodes WHERE worker IS NOT NULL"
+    try:
+        _wait_for(lambda: _ask(run_dir, leases), worker)
+        worker.terminate()
+        assert worker.wait(timeout=60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert _ask(run_dir, leases) == 0
+
+
+def _ask(run_dir, query):
+    with sqlite3.connect(store_path(run_dir)) as db:
+        return db.execute(query).fetchone()[0]
+
+
 def _check_counts(run_dir):
     store = TrajectoryStore(store_path(run_dir))
     store.end_run()
