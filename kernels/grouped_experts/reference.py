@@ -33,7 +33,7 @@ class GroupedExperts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Gradients of x, weights, gate_up and down."""
         rows, wide, active, chosen, order, slot, weights, gate_up, down = ctx.saved_tensors
-        grad, inner, choices = grads[0], wide.shape[1] // 2, weights.shape[1]
+        grad, inner, choices = grads[0].to(chosen.dtype), wide.shape[1] // 2, weights.shape[1]
         grad_weights = torch.bmm(chosen, grad.unsqueeze(2)).squeeze(2)
         grad_out = grad.index_select(0, order // choices) * weights.flatten()[order, None]
         grad_active = _per_expert(grad_out, down, ctx.bounds)
