@@ -6,8 +6,11 @@ import atexit
 import importlib
 import logging
 import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -54,12 +57,28 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hides what child processes print: DeepSpeed's import probes the linker for libraries nobody needs here."""
+    if "deepspeed" in sys.modules:
+        yield
+        return
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 def import_deepspeed() -> ModuleType:
     """DeepSpeed without its banner lines, its compiled CPU op and its FutureWarnings."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with _quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         deepspeed = importlib.import_module("deepspeed")
         operators = importlib.import_module("deepspeed.ops")
