@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 
 CRASH_AUTOMATION = "Mark silent flow runs as crashed"
 SILENCE = timedelta(seconds=90)
+SILENT = "No heartbeat: its process is gone."
 
 
 async def prepare_server() -> None:
@@ -44,7 +45,7 @@ def crash_automation() -> Automation:
             threshold=1,
             within=SILENCE,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process is gone.")],
+        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=SILENT, force=False)],
     )
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
+from model.checkpoint import CheckpointError
+
 from tasks.benchmarks.agentic import BenchmarkError, Outcome, by_family
 from tasks.benchmarks.suite import Subject, run_agentic
 from tasks.config import ConfigError, load_config
 from tasks.config.sections import EvaluateConfig
 from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
-from tasks.training.errors import known_errors
 
 
 def score(checkpoint: Path, settings: EvaluateConfig) -> dict[str, Any]:
-    """{family: {"pass_at_1", "greedy", "solved", "solved_greedy"}}; `solved` holds one 0/1 an episode, in task order."""
+    """{family: {"pass_at_1", "greedy", "solved", "solved_greedy"}}; `solved` holds a 0 or 1 an episode, in task order."""
     torch.set_num_threads(settings.threads)
     subject = Subject.load(checkpoint, settings)
     outcomes = run_agentic(subject, settings, open_sandbox("bubblewrap", Limits()))
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         scores = score(arguments.checkpoint, load_config(overrides=arguments.overrides).evaluate)
-    except (ConfigError, BenchmarkError, SandboxUnavailable, *known_errors()) as error:
+    except (ConfigError, BenchmarkError, SandboxUnavailable, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
     draft = arguments.out.with_suffix(".tmp")

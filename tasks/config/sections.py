@@ -80,7 +80,7 @@ class MidtrainConfig:
     decay: float = 0.6  # share of the agent steps over which the learning rate falls
     mixture: Mapping[str, float] = field(default_factory=dict)  # source -> share of the rows
     agent_mixture: Mapping[str, float] = field(default_factory=dict)
-    families: Mapping[str, float] = field(default_factory=dict)  # share of the transcripts drawn; {}: as many as there are
+    families: Mapping[str, float] = field(default_factory=dict)  # share of transcripts; {}: all alike
     trajectory_weight: float = 1.0  # loss weight of the tokens that the expert wrote
     other_weight: float = 0.1  # of instructions and observations
     zero_stage: int = 0
