@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from model.checkpoint import CheckpointError
-
 from tasks.benchmarks.agentic import BenchmarkError, Outcome, by_family
 from tasks.benchmarks.suite import Subject, run_agentic
 from tasks.config import ConfigError, load_config
@@ -21,7 +20,7 @@ from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
 
 
 def score(checkpoint: Path, settings: EvaluateConfig) -> dict[str, Any]:
-    """{family: {"pass_at_1", "greedy", "solved", "solved_greedy"}}; `solved` holds a 0 or 1 an episode, in task order."""
+    """{family: {"pass_at_1", "greedy", "solved", "solved_greedy"}}; `solved`: a 0 or 1 an episode, in task order."""
     torch.set_num_threads(settings.threads)
     subject = Subject.load(checkpoint, settings)
     outcomes = run_agentic(subject, settings, open_sandbox("bubblewrap", Limits()))

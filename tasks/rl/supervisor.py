@@ -25,7 +25,10 @@ from tasks.rl.store import TrajectoryStore
 from tasks.rl.worker import PARENT
 
 KINDS = ("rollout", "judge", "learner")
-PROGRAMS = {"rollout": "rollout", "judge": "judging", "learner": "learner", "measure": "measure"}
+PROGRAMS = {
+    "rollout": "tasks.rl.rollout", "judge": "tasks.rl.judging", "learner": "tasks.rl.learner",
+    "measure": "tasks.benchmarks.measure",  # a program only: this package imports nothing of the benchmarks
+}  # fmt: skip
 BAD_INPUT = 2  # a worker's exit code where another start would end the same way
 MAX_RESTARTS = 20
 RESTART_SECONDS = 0.5
@@ -163,7 +166,7 @@ def _run_once(kind: str, arguments: Sequence[str], run_dir: Path, on_line: OnLin
     threads = str(read_spec(run_dir).reinforce.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     environment[PARENT] = str(os.getpid())
-    command = [sys.executable, "-m", f"tasks.rl.{PROGRAMS[kind]}", *arguments]
+    command = [sys.executable, "-m", PROGRAMS[kind], *arguments]
     last: deque[str] = deque(maxlen=1)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment

@@ -1,4 +1,4 @@
-"""Held-out success of a policy: `python -m tasks.rl.measure --run-dir RUN --when before|after --family FAMILY`.
+"""Held-out success of a policy: `python -m tasks.benchmarks.measure --run-dir RUN --when before|after --family FAMILY`.
 
 `before` is the checkpoint that the run started from, `after` its last policy; tasks and sampling seeds are the same.
 """
@@ -73,7 +73,7 @@ def _record(result: FamilyResult) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """2 and one sentence on stderr if the run or a policy is unusable."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.rl.measure")
+    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.measure")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--when", choices=WHEN, required=True)
     parser.add_argument("--family", required=True)
