@@ -8,9 +8,14 @@ import torch
 from torch import nn
 
 
+# As large as what the layers add: at 0.02 their first outputs drown the tokens, and 80 steps of the laptop recipe end
+# at a held-out loss of 4.76 nats instead of 4.43 (one seed each).
+EMBEDDING_DEVIATION = 0.5
+
+
 @torch.no_grad()
 def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
-    """Matrices normal with standard deviation fan_in^-1/2, embedding and head narrower, norms one, biases zero."""
+    """Matrices normal with standard deviation fan_in^-1/2, the embedding wider, the head narrower, norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
     layers = sum(name.endswith("o_proj.weight") for name, _ in module.named_parameters())
     for name, parameter in module.named_parameters():
@@ -26,7 +31,9 @@ def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
 
 def _deviation(name: str, fan_in: int, layers: int, initializer_range: float) -> float:
     """Projections back into the residual stream shrink with depth (GPT-2's rule)."""
-    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+    if name.endswith("embed_tokens.weight"):
+        return EMBEDDING_DEVIATION
+    if name.endswith("lm_head.weight"):
         return initializer_range
     shrink = math.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")) else 1.0
     return 1.0 / (math.sqrt(fan_in) * shrink)

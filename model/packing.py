@@ -13,13 +13,14 @@ class Packing:
     """Positions [B, T] restart in each document; `starts` [B, T] is the index of the first token of the document.
 
     `mask` [B, T, T] is True where a query may see a key (causal, same document); `whole` says that every row is one
-    document, so that plain causal attention does the same.
+    document, so that plain causal attention does the same; `longest` is the length of the longest document.
     """
 
     positions: Tensor
     starts: Tensor
     mask: Tensor
     whole: bool
+    longest: int
 
     @classmethod
     def of(cls, token_ids: Tensor, document_ids: Tensor | None) -> Packing:
@@ -33,7 +34,8 @@ class Packing:
         causal = index[:, None] >= index
         mask = causal & (index >= starts[..., None])
         whole = document_ids is None or bool((starts == 0).all())
-        return cls(index - starts, starts, mask, whole)
+        positions = index - starts
+        return cls(positions, starts, mask, whole, length if whole else int(positions.max()) + 1)
 
     @property
     def has_context(self) -> Tensor:

@@ -59,12 +59,12 @@ def phases(config: Config) -> list[Phase]:
     )
     indexer = replace(settings, name="adamw", adamw_lr=section.indexer_lr)
     mixture, agent = dict(section.mixture), dict(section.agent_mixture)
-    size = (section.batch, section.context)
+    size, agent_size = (section.batch, section.context), (section.agent_batch, section.agent_context)
     plan = [
         Phase("dense", "dense", section.dense_steps, *size, mixture, settings),
         Phase("indexer", "warmup", section.indexer_steps, *size, mixture, indexer, train="indexer"),
         Phase("sparse", "sparse", section.sparse_steps, *size, mixture, settings),
-        Phase("agent", "sparse", section.agent_steps, *size, agent, settings, decay=section.decay),
+        Phase("agent", "sparse", section.agent_steps, *agent_size, agent, settings, decay=section.decay),
     ]
     return [phase for phase in plan if phase.steps]
 

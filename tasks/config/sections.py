@@ -73,6 +73,8 @@ class MidtrainConfig:
     indexer_steps: int = 20  # DSA warm-up: only the indexer learns
     sparse_steps: int = 100  # sparse attention on the mixture
     agent_steps: int = 60  # sparse attention, expert trajectories dominating
+    agent_batch: int = 8  # rows a step of that phase
+    agent_context: int = 256  # tokens a row of it: an episode is short, and short rows cost less
     optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
