@@ -8,6 +8,10 @@
 #include <math.h>
 #include <string.h>
 
+#if defined __GLIBC__ && defined __x86_64__ /* whose vector expf the headers offer under -ffast-math only */
+__attribute__((simd("notinbranch"))) float expf(float);
+#endif
+
 typedef float vec __attribute__((vector_size(32), aligned(4)));
 #define QV (DQK / 8)
 #define VV (DV / 8)

@@ -80,3 +80,9 @@ def test_mismatched_shapes_are_refused() -> None:
         listed_attention(query, key, value, lists[:, :5], 0.3)
     with pytest.raises(ValueError, match="mask of shape"):
         masked_attention(query, key, value, torch.ones(2, 3, 3, dtype=torch.bool), 0.3)
+
+
+def test_the_c_kernel_leaves_subnormal_numbers_alone() -> None:
+    listed_attention(*problem(), 0.3)
+    assert float("1e-310") * 0.5 > 0
+    assert (torch.tensor([2e-40]) * 0.5).item() > 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasks.rl.trajectory import Trajectory, TrajectoryError, from_bytes, to_bytes
 
-token = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1), st.floats(-50, 0, width=32, allow_subnormal=False), st.integers(-1, 10_000))
+token = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1), st.floats(-50, 0, width=32), st.integers(-1, 10_000))
 
 
 @given(st.lists(token), st.dictionaries(st.text(max_size=8), st.binary(max_size=20)))
