@@ -126,6 +126,7 @@ def measure(run_dir: Path, when: str, on_line: OnLine = print_line) -> None:
     """Held-out families of the first ("before") or the last ("after") policy: a process a family, as many as cores.
 
     The results lie in the run folder; families measured before an interruption are not measured again.
+    Raises WorkerFailed when a measurement ended early; the same call then does the rest.
     """
     tasks = read_spec(run_dir).reinforce.evaluation
     waiting = [family for family in tasks if tasks[family] and not measurement_path(run_dir, when, family).exists()]
@@ -135,11 +136,13 @@ def measure(run_dir: Path, when: str, on_line: OnLine = print_line) -> None:
     with ThreadPoolExecutor(max(1, min(len(calls), os.cpu_count() or 1))) as pool:
         running = [pool.submit(_run_once, "measure", call, run_dir, on_line, stop) for call in calls]
         try:
-            for process in running:
-                process.result()
+            codes = [process.result() for process in running]
         except BaseException:
             stop.set()
             raise
+    for family, code in zip(families, codes, strict=True):
+        if code:
+            raise WorkerFailed(f"The measurement of {family} {when} the run ended with code {code}; see the log above.")
 
 
 def finished(run_dir: Path) -> bool:

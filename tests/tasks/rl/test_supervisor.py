@@ -73,6 +73,31 @@ def test_a_measured_family_is_not_measured_again(tmp_path, checkpoint, monkeypat
     supervisor.measure(run_dir, "before")
 
 
+def test_a_run_killed_after_its_last_step_still_gets_its_first_measurement(tmp_path, checkpoint, monkeypatch):
+    config = load_config(overrides=QUICK)
+    run_dir = supervisor.prepare(config, checkpoint, tmp_path)
+    measured = []
+
+    def measure(kind, arguments, *_):
+        measured.append((kind, arguments[3]))
+        measurement_path(run_dir, arguments[3], "shell").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(supervisor, "prepare", lambda *_: run_dir)
+    monkeypatch.setattr(supervisor, "finished", lambda _: True)
+    monkeypatch.setattr(supervisor, "_run_once", measure)
+    monkeypatch.setattr(reinforce, "finish", lambda config, run_dir: {"ended": run_dir})
+    assert reinforce.reinforce(config) == {"ended": run_dir}
+    assert measured == [("measure", "before"), ("measure", "after")]
+
+
+def test_a_killed_measurement_ends_the_stage_and_not_its_metrics(tmp_path, checkpoint, monkeypatch):
+    run_dir = supervisor.prepare(load_config(overrides=QUICK), checkpoint, tmp_path)
+    monkeypatch.setattr(supervisor, "_run_once", lambda *_: -9)
+    with pytest.raises(supervisor.WorkerFailed, match="shell before the run ended with code -9"):
+        supervisor.measure(run_dir, "before")
+
+
 def test_families_carry_both_estimates(tmp_path, checkpoint):
     run_dir = supervisor.prepare(load_config(overrides=QUICK), checkpoint, tmp_path)
     for when, value in (("before", 0.25), ("after", 0.5)):
