@@ -6,7 +6,6 @@ import errno
 import json
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from tasks.curation.machine import Tally
 from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
 from tasks.curation.tokenizer import TokenizerError, demonstration_texts
+from tasks.tracking.metrics import process_seconds, write_metrics
 
 CORPUS, DEMONSTRATIONS, METRICS = Path("data/corpus"), Path("data/demonstrations"), Path("metrics/curate.json")
 BAD_INPUT = (ConfigError, SourceError, GateError, TokenizerError, EmptySplitError)
@@ -51,15 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRATIONS, metrics: Path = METRICS) -> None:
     """Builds beside `corpus` and renames at the end: on any failure what was there stays."""
-    started = time.perf_counter()
     building = corpus.with_name(f".{corpus.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "corpus").mkdir(parents=True)
     try:
         summary = _build(config, building, demonstrations)
-        summary = {"seconds": round(time.perf_counter() - started, 2), **summary}
+        summary = {"seconds": process_seconds(), **summary}
         publish(building / "corpus", corpus)
-        write_json(metrics, summary)
+        write_metrics(metrics, summary)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     _say(5, f"{summary['tokens']:,} tokens in {summary['seconds']:.1f} s")

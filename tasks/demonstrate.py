@@ -25,6 +25,7 @@ from tasks.config import Config, ConfigError, parse_arguments
 from tasks.environments import registry
 from tasks.environments.task import Task, TaskError
 from tasks.environments.warm_box import WarmBox, WarmBoxError
+from tasks.tracking.metrics import process_seconds, write_metrics
 
 OUT = Path("data/demonstrations")
 CHUNK = 250  # tasks a worker takes at once, in one box
@@ -43,6 +44,7 @@ class Job:
 
 
 Demonstration = dict[str, Any]
+METRICS = Path("metrics/demonstrate.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config, out: Path = OUT) -> None:
+def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> None:
     """Builds the folder beside `out` and puts it there when it is complete."""
     start = time.monotonic()
     building = out.with_name(out.name + ".tmp")
@@ -73,6 +75,7 @@ def run(config: Config, out: Path = OUT) -> None:
     shutil.rmtree(out, ignore_errors=True)
     os.replace(building, out)
     shares = ", ".join(f"{family} {summary['success']:.2f}" for family, summary in summaries.items())
+    write_metrics(metrics, {"seconds": process_seconds(), **summaries})
     print(f"[demonstrate] done in {time.monotonic() - start:.1f} s; share that succeeded: {shares}", flush=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.environments.chat import Chat
 from tasks.tracking import provenance
+from tasks.tracking.metrics import process_seconds
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
 from tasks.training.errors import known_errors
@@ -88,7 +88,6 @@ def read_material(config: Config) -> Material:
 
 def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Trains from checkpoints/pretrain, writes checkpoints/midtrain and returns the metrics."""
-    started = time.monotonic()
     material = read_material(config)
     lineage = provenance("midtrain", config, INPUTS)
     state = ResumeState("midtrain", lineage)
@@ -101,7 +100,7 @@ def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
     metrics["steps"] = sum(phase.steps for phase in plan)
     metrics["tokens"] = sum(phase.steps * phase.batch * phase.context for phase in plan)
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
-    metrics |= {"curve": finish.thinned(curve), "seconds": round(time.monotonic() - started, 2)}
+    metrics |= {"curve": finish.thinned(curve), "seconds": process_seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()
     return metrics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from model import Transformer
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.tracking import provenance
+from tasks.tracking.metrics import process_seconds
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
 from tasks.training.errors import known_errors
@@ -46,7 +46,6 @@ def phases(config: Config) -> list[Phase]:
 
 def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     """Trains, writes checkpoints/pretrain and returns the metrics. Raises as its parts do."""
-    started = time.monotonic()
     tokenizer = Tokenizer.from_file(str(CORPUS / "tokenizer" / "tokenizer.json"))
     lineage = provenance("pretrain", config, [CORPUS])
     plan = phases(config)
@@ -61,7 +60,7 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     metrics = evaluate(transformer, tokenizer, config)
     metrics |= {"steps": plan[0].steps, "tokens": plan[0].steps * plan[0].batch * plan[0].context}
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
-    metrics |= {"curve": finish.thinned(curve), "seconds": round(time.monotonic() - started, 2)}
+    metrics |= {"curve": finish.thinned(curve), "seconds": process_seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()
     return metrics

@@ -13,7 +13,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from tasks.benchmarks.statistics import Gate
 from tasks.config import Config, ConfigError, parse_arguments
 from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
 from tasks.tracking.card import model_card
+from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
 from tasks.tracking.registry import RegistryError, Version
 from tasks.tracking.report import write_report
@@ -59,7 +59,7 @@ class Episode:
 
 def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     """Decides, registers, moves the alias, writes card, report and metrics; returns the metrics."""
-    started, name = time.monotonic(), config.promote.name
+    name = config.promote.name
     evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))
     digest = sha256(CANDIDATE / "model.safetensors")
     if evaluation["model_sha256"] != digest:
@@ -75,8 +75,8 @@ def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     metrics = decision | {"version": f"{name}/{made.number}", "champion": _champion_number(tracker, name)}
     page = write_report(REPORT, metrics, lineage, SAMPLES)
     tracker.artifact(page)
-    metrics["seconds"] = round(time.monotonic() - started, 2)
-    _write_json(METRICS, metrics)
+    metrics["seconds"] = process_seconds()
+    write_metrics(METRICS, metrics)
     tracker.summary(metrics)
     _say(3, f"report: {page}")
     return metrics
@@ -176,13 +176,6 @@ def _statement(outcome: Gate, opponent: str) -> str:
 def _champion_number(tracker: Tracker, name: str) -> str | None:
     best = registry.champion(tracker.client, name)
     return best.number if best else None
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _say(step: int, message: str) -> None:

@@ -20,7 +20,6 @@ from rich.table import Table
 from tasks.tracking.card import families
 
 METRICS = Path("metrics")
-DEMONSTRATIONS = Path("data/demonstrations/manifest.json")
 STAGES = ("demonstrate", "curate", "pretrain", "midtrain", "reinforce", "evaluate", "promote")
 COLUMNS = ("stage", "measured", "before", "after", "95 % interval", "n", "seconds")
 
@@ -46,8 +45,6 @@ def read_metrics(stage: str) -> dict[str, Any]:
 def stage_seconds() -> dict[str, float]:
     """Seconds that each stage spent in its own work, from its metrics file."""
     seconds = {stage: read_metrics(stage).get("seconds") for stage in STAGES}
-    if DEMONSTRATIONS.is_file():
-        seconds["demonstrate"] = json.loads(DEMONSTRATIONS.read_text(encoding="utf-8")).get("seconds")
     return {stage: float(value) for stage, value in seconds.items() if value is not None}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model import Transformer
+from tasks.tracking import metrics as metrics_file
 from tasks.training import distributed
 
 
@@ -34,12 +34,8 @@ def write_checkpoint(
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """metrics/<stage>.json, by rank 0."""
-    if distributed.rank() != 0:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(_json(metrics))
-    os.replace(temporary, path)
+    if distributed.rank() == 0:
+        metrics_file.write_metrics(path, metrics)
 
 
 def thinned(curve: Sequence[tuple[int, float]], points: int = 60) -> list[list[float]]:
