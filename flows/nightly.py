@@ -1,15 +1,42 @@
-"""The nightly evaluation: benchmarks again, whatever DVC remembers, and fails when the champion's gate would."""
+"""The nightly evaluation: the benchmarks again, beside the recipe's own results, against the last recorded scores."""
 
 from __future__ import annotations
 
-from prefect import flow
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.concurrency.asyncio import concurrency
+from prefect.logging import get_run_logger
 
 from flows.command import stream
-from flows.stage import progress_lines, publish
+from flows.settings import HOME
+from flows.stage import post_metrics, progress_lines
+from tasks.benchmarks.regression import check_regression
+
+RECORDED = Path("metrics/evaluate.json")
+FOLDER = HOME / "nightly"
 
 
 @flow(name="nightly-evaluation")
 async def nightly_evaluation() -> None:
-    """Evaluates the checkpoint in checkpoints/reinforce and records the scores; no promotion."""
-    await stream(["python", "-m", "tasks.evaluate"], await progress_lines("evaluate"))
-    await publish.with_options(task_run_name="publish evaluate")("evaluate")
+    """Evaluates checkpoints/reinforce into .longhaul/nightly; fails when mean pass@1 regressed. No promotion.
+
+    DVC's outputs stay as they are, so that the recipe is still up to date in the morning.
+    """
+    async with concurrency("accelerator", occupy=1):
+        await evaluate()
+    await post_metrics("nightly", FOLDER / "metrics.json")
+    compare()
+
+
+@task
+async def evaluate() -> None:
+    """The benchmarks as the stage runs them, into a folder and a tracking run of their own."""
+    places = ["--name", "nightly", "--results", str(FOLDER / "results"), "--metrics", str(FOLDER / "metrics.json")]
+    await stream(["python", "-m", "tasks.evaluate", *places], await progress_lines("nightly"))
+
+
+@task
+def compare() -> None:
+    """Fails with one sentence when mean pass@1 fell beyond the interval."""
+    get_run_logger().info(check_regression(RECORDED, FOLDER / "metrics.json"))

@@ -84,12 +84,16 @@ async def publish(stage: str) -> None:
     link = record_stage(stage)
     if link:
         await acreate_link_artifact(key=f"{stage}-mlflow", link=link, link_text=f"MLflow run of {stage}")
-    path = Path("metrics") / f"{stage}.json"
+    await post_metrics(stage, Path("metrics") / f"{stage}.json")
+
+
+async def post_metrics(name: str, path: Path) -> None:
+    """A metrics file as a table; nothing where there is none."""
     if path.exists():
         rows = flatten(json.loads(path.read_text(encoding="utf-8")))
         await acreate_table_artifact(
-            key=f"{stage}-metrics", description=f"metrics/{stage}.json",
-            table=[{"metric": name, "value": value} for name, value in rows.items()],
+            key=f"{name}-metrics", description=str(path),
+            table=[{"metric": metric, "value": value} for metric, value in rows.items()],
         )  # fmt: skip
 
 

@@ -6,11 +6,11 @@ transcript and verdict) and humaneval.jsonl (each completion and why it failed).
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +27,7 @@ from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_lang
 from tasks.config import Config, parse_arguments
 from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
 from tasks.tracking import Tracker, run
+from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
 from tasks.training.errors import known_errors
 
@@ -38,9 +39,9 @@ METRICS = Path("metrics/evaluate.json")
 STEPS = 6
 
 
-def evaluate(config: Config, tracker: Tracker) -> dict[str, Any]:
-    """Measures both models, writes results and metrics, and returns the metrics."""
-    started, settings = time.monotonic(), config.evaluate
+def evaluate(config: Config, tracker: Tracker, results: Path = RESULTS, scores: Path = METRICS) -> dict[str, Any]:
+    """Measures both models, writes the folder `results` and the file `scores`, and returns the metrics."""
+    settings = config.evaluate
     torch.set_num_threads(settings.threads)
     factory = open_sandbox("bubblewrap", Limits())
     material = language_set(
@@ -61,10 +62,10 @@ def evaluate(config: Config, tracker: Tracker) -> dict[str, Any]:
     metrics["humaneval"] = humaneval_metrics(humaneval, attempts)
     metrics |= {"model_sha256": sha256(CANDIDATE / "model.safetensors"), "isolation": after[0].isolation}
     metrics["baseline_sha256"] = sha256(BASELINE / "model.safetensors")
-    metrics["seconds"] = round(time.monotonic() - started, 2)
+    metrics["seconds"] = process_seconds()
     decode = candidate.tokenizer.decode
-    write_results(before, after, attempts, lambda ids: str(decode(list(ids), skip_special_tokens=False)))
-    write_json(METRICS, metrics)
+    write_results(results, before, after, attempts, lambda ids: str(decode(list(ids), skip_special_tokens=False)))
+    write_metrics(scores, metrics)
     tracker.summary(metrics)
     _say(STEPS, f"done in {metrics['seconds']:.0f} s")
     return metrics
@@ -109,29 +110,22 @@ def humaneval_metrics(score: Estimate, attempts: Sequence[Attempt]) -> dict[str,
 
 
 def write_results(
+    folder: Path,
     before: Sequence[Outcome],
     after: Sequence[Outcome],
     attempts: Sequence[Attempt],
     decode: Callable[[Sequence[int]], str],
 ) -> None:
-    """results/evaluate/, complete or absent."""
-    partial = RESULTS.with_name(f".{RESULTS.name}.tmp")
+    """The folder of episodes and completions, complete or absent."""
+    partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     lines = [{"model": "candidate"} | to_record(outcome, decode) for outcome in after]
     lines += [{"model": "baseline"} | to_record(outcome, decode) for outcome in before]
     _write_lines(partial / "samples.jsonl", lines)
     _write_lines(partial / "humaneval.jsonl", [dict(vars(attempt)) for attempt in attempts])
-    shutil.rmtree(RESULTS, ignore_errors=True)
-    os.replace(partial, RESULTS)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
 
 
 def _language(candidate: Subject, baseline: Subject, material: LanguageSet) -> dict[str, Any]:
@@ -172,16 +166,28 @@ def _say(step: int, message: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m tasks.evaluate [--set key=value ...]`."""
+    """`python -m tasks.evaluate [--set key=value ...] [--name NAME --results DIR --metrics FILE]`.
+
+    A measurement that is no stage (the nightly one) has places and a tracking run of its own.
+    """
     known: tuple[type[Exception], ...] = (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors())
+    places, rest = _places().parse_known_args(argv)
     try:
-        config = parse_arguments("evaluate", argv)
-        with run("evaluate", config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
-            evaluate(config, tracker)
+        config = parse_arguments("evaluate", rest)
+        with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
+            evaluate(config, tracker, places.results, places.metrics)
     except known as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _places() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--name", default="evaluate")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--metrics", type=Path, default=METRICS)
+    return parser
 
 
 if __name__ == "__main__":
