@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
 # Of -ffast-math what lets loops become vectors. All of it would link start-up code that flushes subnormal numbers to
 # zero in the whole process, in torch and Python too.
-FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math")
+VECTORS = ("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math")
+FLAGS = ("-O3", "-march=native", *VECTORS, "-std=c11", "-shared", "-fPIC")
 
 
 @lru_cache
