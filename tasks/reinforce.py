@@ -20,6 +20,7 @@ from tasks.config import Config, parse_arguments
 from tasks.rl import supervisor
 from tasks.rl.spec import SPEC, read_spec
 from tasks.tracking import provenance, run
+from tasks.tracking.metrics import write_metrics
 
 CHECKPOINT = Path("checkpoints/reinforce")
 RESULTS = Path("results/reinforce")
@@ -53,17 +54,10 @@ def finish(config: Config, run_dir: Path) -> dict[str, Any]:
     results.write_results(RESULTS, history, families)
     results.write_checkpoint(run_dir, spec, CHECKPOINT, {"longhaul.json": json.dumps(lineage, indent=1).encode()})
     metrics["seconds"] = round(time.time() - (run_dir / SPEC).stat().st_mtime, 2)  # pauses of a resumed run included
-    _write_metrics(metrics)
+    write_metrics(METRICS, metrics)
     _track(config, history, metrics)
     _retire(run_dir)
     return metrics
-
-
-def _write_metrics(metrics: dict[str, Any]) -> None:
-    METRICS.parent.mkdir(parents=True, exist_ok=True)
-    draft = METRICS.with_suffix(".tmp")
-    draft.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, METRICS)
 
 
 def _track(config: Config, history: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> None:

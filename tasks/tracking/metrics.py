@@ -22,4 +22,4 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def process_seconds() -> float:
     """Wall seconds since this process started, imports included: what a stage cost."""
-    return round(time.time() - psutil.Process().create_time(), 2)
+    return round(time.time() - float(psutil.Process().create_time()), 2)
