@@ -13,7 +13,7 @@ EMBEDDING_DEVIATION = 0.5
 
 @torch.no_grad()
 def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
-    """Matrices normal with standard deviation fan_in^-1/2, the embedding wider, the head narrower, norms one, biases zero."""
+    """Matrices normal with deviation fan_in^-1/2, the embedding wider, the head narrower; norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
     layers = sum(name.endswith("o_proj.weight") for name, _ in module.named_parameters())
     for name, parameter in module.named_parameters():
