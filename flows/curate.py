@@ -7,7 +7,7 @@ from prefect import flow
 from flows.stage import run_stage
 
 
-@flow(name="curate")
+@flow(name="curate", flow_run_name="curate")
 async def curate() -> None:
     """Raw text and expert demonstrations to token shards."""
     await run_stage("demonstrate")

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.stage import run_stage
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name="evaluate")
 async def evaluate() -> None:
     """Held-out benchmarks with intervals."""
     await run_stage("evaluate")

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.stage import run_stage
 
 
-@flow(name="midtrain")
+@flow(name="midtrain", flow_run_name="midtrain")
 async def midtrain() -> None:
     """Longer context, DSA warm-up, sparse training, agent trajectories."""
     await run_stage("midtrain")

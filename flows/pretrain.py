@@ -7,7 +7,7 @@ from prefect import flow
 from flows.stage import run_stage
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", flow_run_name="pretrain")
 async def pretrain() -> None:
     """Dense pretraining at short context."""
     await run_stage("pretrain")

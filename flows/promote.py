@@ -7,7 +7,7 @@ from prefect import flow
 from flows.stage import run_stage
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name="promote")
 async def promote() -> None:
     """Statistical gate, registry, model card, report."""
     await run_stage("promote")

@@ -11,7 +11,7 @@ from flows.command import stream
 from flows.stage import progress_lines, publish, reproduce, up_to_date
 
 
-@flow(name="reinforce")
+@flow(name="reinforce", flow_run_name="reinforce")
 async def reinforce() -> None:
     """Asynchronous reinforcement learning; skipped when DVC finds nothing changed.
 
