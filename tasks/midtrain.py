@@ -48,7 +48,7 @@ class Material:
 
 
 def phases(config: Config) -> list[Phase]:
-    """Dense at the longer context, indexer warm-up, sparse on the mixture, sparse on mostly trajectories."""
+    """Dense at the longer context, indexer warm-up, sparse on the mixture, then mostly trajectories with it frozen."""
     section = config.midtrain
     settings = OptimizerSettings(
         name=section.optimizer,
@@ -64,7 +64,16 @@ def phases(config: Config) -> list[Phase]:
         Phase("dense", "dense", section.dense_steps, *size, mixture, settings),
         Phase("indexer", "warmup", section.indexer_steps, *size, mixture, indexer, train="indexer"),
         Phase("sparse", "sparse", section.sparse_steps, *size, mixture, settings),
-        Phase("agent", "sparse", section.agent_steps, *agent_size, agent, settings, decay=section.decay),
+        Phase(
+            "agent",
+            "sparse",
+            section.agent_steps,
+            *agent_size,
+            agent,
+            settings,
+            train="backbone",
+            decay=section.decay,  # short rows teach an indexer nothing about distance
+        ),
     ]
     return [phase for phase in plan if phase.steps]
 

@@ -25,7 +25,7 @@ class Phase:
     context: int  # tokens a row
     mixture: dict[str, float]
     optimizer: OptimizerSettings
-    train: Literal["all", "indexer"] = "all"
+    train: Literal["all", "indexer", "backbone"] = "all"
     warmup: float = 0.02  # share of the phase's steps
     decay: float = 0.0
 
