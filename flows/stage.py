@@ -59,7 +59,6 @@ async def progress_lines(stage: str) -> LineHandler:
 
     async def on_line(line: str) -> None:
         logger.info(line)
-        print(line, flush=True)
         match = STEP.search(line)
         if match and time.monotonic() - shown["time"] > PROGRESS_SECONDS:
             shown["time"] = time.monotonic()

@@ -138,13 +138,16 @@ def _pretrain(found: Mapping[str, Any]) -> list[Row]:
 def _midtrain(found: Mapping[str, Any]) -> list[Row]:
     labels = {
         "heldout_bits_per_byte": "held-out bits/byte at the longer context",
-        "retrieval_accuracy": "retrieval accuracy, all distances",
-        "heldout_demonstration_loss": "nats a token on held-out demonstrations",
+        "retrieval_accuracy": f"retrieval accuracy, all distances (chance {found.get('retrieval_chance', 0.0):.3f})",
     }
     before = found.get("before", {})
-    return [
+    made = [
         row for key, text in labels.items() for row in _estimated("midtrain", text, found.get(key), before.get(key))
     ]
+    losses, old = found.get("heldout_demonstration_loss", {}), before.get("heldout_demonstration_loss", {})
+    for family, loss in losses.items():
+        made += _estimated("midtrain", f"{family}: nats a token, held-out demonstrations", loss, old.get(family))
+    return made
 
 
 def _reinforce(found: Mapping[str, Any]) -> list[Row]:
