@@ -15,7 +15,7 @@ run: setup  ## the whole recipe; SET="pretrain.steps=10 seed=2" changes paramete
 
 test: setup  ## every check and every test
 	@$(MAKE) --no-print-directory check
-	@$(PYTHON) -m pytest -q
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 check: setup  ## lint, types, import contract, parameters
 	@.venv/bin/ruff check .

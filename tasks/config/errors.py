@@ -19,13 +19,17 @@ def describe(error: Exception, prefix: str = "", known: Sequence[str] = ()) -> s
     first = error.errors()[0]
     key = ".".join(str(part) for part in ([prefix] if prefix else []) + list(first["loc"]))
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"The key {key!r} in params.yaml is unknown{_suggestion(key, known)}."
+        return unknown_key(key, known)
     if first["type"] in ("missing", "missing_argument"):
         return f"The key {key!r} is missing from params.yaml."
+    if first["type"] == "value_error":
+        return f"The section {key!r} of params.yaml is wrong: {first['ctx']['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"The key {key!r} in params.yaml is wrong: {message}, not {first['input']!r}."
 
 
-def _suggestion(key: str, known: Sequence[str]) -> str:
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """The sentence for a key that no section has, with the nearest one that exists."""
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}" if close else ""
+    suggestion = f"; did you mean {close[0]!r}" if close else ""
+    return f"The key {key!r} in params.yaml is unknown{suggestion}."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from tasks.config.errors import ConfigError, describe
+from tasks.config.errors import ConfigError, describe, unknown_key
 
 if TYPE_CHECKING:
     from model import ModelConfig
@@ -173,10 +174,13 @@ class Config:
         """The `model` section as the network's own configuration. Imports torch, hence a method."""
         from model import ModelConfig
 
+        keys = [f"model.{field.name}" for field in fields(ModelConfig)]
+        for name in self.model:
+            if f"model.{name}" not in keys:
+                raise ConfigError(unknown_key(f"model.{name}", keys))
         try:
-            return TypeAdapter(ModelConfig).validate_python(dict(self.model))
-        except (ValidationError, TypeError, ValueError) as error:
-            keys = [f"model.{field.name}" for field in fields(ModelConfig)]
+            return TypeAdapter(ModelConfig).validate_json(json.dumps(self.model), strict=True)
+        except (ValidationError, ValueError) as error:
             raise ConfigError(describe(error, "model", keys)) from error
 
 
