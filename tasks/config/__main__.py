@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -30,15 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_overrides(path: Path, overrides: Sequence[str]) -> None:
-    """Writes overrides into the file itself (as `dvc exp run -S` does), so that DVC sees what a run used."""
+    """Writes overrides into the file itself (as `dvc exp run -S` does), so that DVC sees what a run used.
+
+    A key that the chosen profile sets is written there, where it counts.
+    """
     editor = YAML()
     editor.preserve_quotes = True
-    editor.width = 200
+    editor.width = 10_000  # lines stay as they are
     document = editor.load(path.read_text(encoding="utf-8"))
-    for override in overrides:
+    for override in sorted(overrides, key=lambda override: not override.startswith("profile=")):
         keys, _, value = override.partition("=")
         *sections, last = keys.strip().split(".")
-        place = document
+        profile = (document.get("profiles") or {}).get(document.get("profile"))
+        place: Any = profile if _holds(profile, [*sections, last]) else document
         for section in sections:
             place = place.setdefault(section, {})
         place[last] = YAML(typ="safe", pure=True).load(value)
@@ -46,6 +51,15 @@ def write_overrides(path: Path, overrides: Sequence[str]) -> None:
     with temporary.open("w", encoding="utf-8") as stream:
         editor.dump(document, stream)
     temporary.replace(path)
+
+
+def _holds(mapping: Any, keys: Sequence[str]) -> bool:
+    """Whether a nested mapping has this path of keys."""
+    for key in keys:
+        if not isinstance(mapping, Mapping) or key not in mapping:
+            return False
+        mapping = mapping[key]
+    return True
 
 
 if __name__ == "__main__":

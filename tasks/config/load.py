@@ -22,7 +22,7 @@ def load_config(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     raw = _read(Path(path))
     merged = apply_overrides(_with_profile(raw, overrides), overrides)
     try:
-        return TypeAdapter(Config).validate_json(json.dumps(merged))
+        return TypeAdapter(Config).validate_json(json.dumps(merged, default=str))
     except ValidationError as error:
         raise ConfigError(describe(error, known=known_keys())) from error
 
@@ -34,8 +34,15 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"The override {override!r} is not of the form key.path=value.")
-        result = _merge(result, _nested(key.strip().split("."), _YAML.load(value)))
+        result = _merge(result, _nested(key.strip().split("."), _value(override, value)))
     return result
+
+
+def _value(override: str, text: str) -> Any:
+    try:
+        return _YAML.load(text)
+    except YAMLError as error:
+        raise ConfigError(f"The override {override!r} is not YAML: {' '.join(str(error).split())}.") from None
 
 
 def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> Config:

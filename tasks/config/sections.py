@@ -23,7 +23,7 @@ class DemonstrateConfig:
 
     __pydantic_config__ = STRICT
     counts: Mapping[str, int] = field(default_factory=dict)  # family -> training demonstrations
-    heldout: int = 400  # held-out tasks a family, listed for decontamination
+    heldout: NonNegativeInt = 400  # held-out tasks a family, listed for decontamination
     slip_rate: float = 0.6
 
 
@@ -34,15 +34,15 @@ class CurateConfig:
     __pydantic_config__ = STRICT
     sources: tuple[str, ...] = ("machine",)
     s3_endpoint_url: str = ""  # empty: the environment's AWS_ENDPOINT_URL
-    max_bytes: int = 22_000_000  # UTF-8 bytes read, all sources together
-    max_document_bytes: int = 200_000
-    minimum_documents: int = 20  # the gate refuses a smaller batch
-    minimum_bytes: int = 100_000
+    max_bytes: PositiveInt = 22_000_000  # UTF-8 bytes read, all sources together
+    max_document_bytes: PositiveInt = 200_000
+    minimum_documents: NonNegativeInt = 20  # the gate refuses a smaller batch
+    minimum_bytes: NonNegativeInt = 100_000
     heldout_fraction: float = 0.03  # of the documents, by the hash of their text
-    tokenizer_bytes: int = 4_000_000  # sample of the corpus that trains the tokenizer
+    tokenizer_bytes: PositiveInt = 4_000_000  # sample of the corpus that trains the tokenizer
     demonstration_weight: float = 1.0  # weight of the demonstrations' text beside that sample
-    shard_tokens: int = 16_000_000
-    workers: int = 2
+    shard_tokens: PositiveInt = 16_000_000
+    workers: PositiveInt = 2
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class PretrainConfig:
     """Dense pretraining at short context."""
 
     __pydantic_config__ = STRICT
-    steps: int = 400
-    batch: int = 16  # rows a step, over all ranks
-    context: int = 256  # tokens a row
+    steps: PositiveInt = 400
+    batch: PositiveInt = 16  # rows a step, over all ranks
+    context: PositiveInt = 256  # tokens a row
     optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
@@ -60,7 +60,7 @@ class PretrainConfig:
     repeat_share: float = 0.2  # of the rows: random strings repeated at once, so that copying forms
     zero_stage: int = 0  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
     dtype: Literal["float32", "bfloat16"] = "float32"
-    heldout_windows: int = 160
+    heldout_windows: PositiveInt = 160
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class MidtrainConfig:
     """Context extension, DSA warm-up, sparse training, agent trajectories."""
 
     __pydantic_config__ = STRICT
-    context: int = 1024  # tokens a row
-    batch: int = 4  # rows a step, over all ranks
-    dense_steps: int = 40  # dense attention at the longer context
-    indexer_steps: int = 20  # DSA warm-up: only the indexer learns
-    sparse_steps: int = 100  # sparse attention on the mixture
-    agent_steps: int = 60  # sparse attention, expert trajectories dominating
-    agent_batch: int = 8  # rows a step of that phase
-    agent_context: int = 256  # tokens a row of it: an episode is short, and short rows cost less
+    context: PositiveInt = 1024  # tokens a row
+    batch: PositiveInt = 4  # rows a step, over all ranks
+    dense_steps: NonNegativeInt = 40  # dense attention at the longer context
+    indexer_steps: NonNegativeInt = 20  # DSA warm-up: only the indexer learns
+    sparse_steps: NonNegativeInt = 100  # sparse attention on the mixture
+    agent_steps: NonNegativeInt = 60  # sparse attention, expert trajectories dominating
+    agent_batch: PositiveInt = 8  # rows a step of that phase
+    agent_context: PositiveInt = 256  # tokens a row of it: an episode is short, and short rows cost less
     optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
@@ -88,8 +88,8 @@ class MidtrainConfig:
     other_weight: float = 0.1  # of instructions and observations
     zero_stage: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    heldout_windows: int = 40
-    retrieval_documents: int = 32
+    heldout_windows: PositiveInt = 40
+    retrieval_documents: PositiveInt = 32
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ReinforceConfig:
     __pydantic_config__ = STRICT
     updates: PositiveInt = 22  # learner steps; each publishes a policy
     groups_per_batch: PositiveInt = 16
-    samples_per_group: int = 8
+    samples_per_group: PositiveInt = 8
     families: Mapping[str, float] = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
     reward: Literal["judge", "random"] = "judge"
     objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"] = "glm5_agentic"
@@ -132,16 +132,16 @@ class EvaluateConfig:
 
     __pydantic_config__ = STRICT
     tasks: Mapping[str, int] = field(default_factory=lambda: {"shell": 50})  # family -> held-out tasks
-    samples: int = 8  # episodes a task at temperature 1; one more is greedy
+    samples: PositiveInt = 8  # episodes a task at temperature 1; one more is greedy
     first_seed: int = 0
-    concurrency: int = 96  # episodes that run at once
-    max_action_tokens: int = 24
-    max_context: int = 1024
-    heldout_windows: int = 24
-    retrieval_documents: int = 16
-    humaneval_problems: int = 164
-    humaneval_tokens: int = 64  # sampled a problem at most
-    threads: int = 1  # torch threads; boxes and judges take the rest
+    concurrency: PositiveInt = 96  # episodes that run at once
+    max_action_tokens: PositiveInt = 24
+    max_context: PositiveInt = 1024
+    heldout_windows: PositiveInt = 24
+    retrieval_documents: PositiveInt = 16
+    humaneval_problems: PositiveInt = 164
+    humaneval_tokens: PositiveInt = 64  # sampled a problem at most
+    threads: PositiveInt = 1  # torch threads; boxes and judges take the rest
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ def test_default_file_is_valid_and_frozen() -> None:
         ("nothing=1", "'nothing' in params.yaml is unknown"),
         ("profile=moon", "profile 'moon' does not exist; choose one of laptop"),
         ("pretrain.steps", "not of the form key.path=value"),
+        ("pretrain.steps=[1", r"override 'pretrain\.steps=\[1' is not YAML"),
+        ("seed=2020-01-01", "'seed' in params.yaml is wrong"),
+        ("curate.workers=0", r"'curate\.workers' in params\.yaml is wrong: .*greater than 0"),
+        ("midtrain.agent_steps=-1", r"'midtrain\.agent_steps' in params\.yaml is wrong"),
     ],
 )
 def test_wrong_override_names_the_key(override: str, sentence: str) -> None:
@@ -59,6 +63,15 @@ def test_write_keeps_comments_and_other_values(tmp_path: Path) -> None:
     assert (config.pretrain.steps, config.seed) == (7, 3)
     assert "# laptop | gpu | cluster" in copy.read_text()
     assert load_config(copy).reinforce == load_config(PARAMS).reinforce
+
+
+def test_written_override_beats_the_profile(tmp_path: Path) -> None:
+    copy = tmp_path / "params.yaml"
+    copy.write_text(PARAMS.read_text())
+    write_overrides(copy, ["pretrain.steps=7", "pretrain.muon_lr=0.5", "profile=gpu"])
+    config = load_config(copy)
+    assert (config.profile, config.pretrain.steps, config.pretrain.muon_lr) == ("gpu", 7, 0.5)
+    assert load_config(copy, ["profile=laptop"]).pretrain.steps == load_config(PARAMS).pretrain.steps
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
