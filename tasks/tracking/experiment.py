@@ -18,6 +18,7 @@ from tasks.tracking.provenance import provenance, stage_params
 
 EXPERIMENT = "longhaul"
 STATE = Path(".longhaul/mlflow")
+SERVED = "mlflow-artifacts:/"  # an address below the server's --artifacts-destination, which is STATE/artifacts
 _BATCH = 500  # metrics a request; MLflow allows 1000
 _SECONDS = 5.0  # a live curve lags at most this long
 
@@ -29,6 +30,13 @@ class TrackingError(RuntimeError):
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, else a SQLite file in this folder's .longhaul."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STATE.resolve() / 'mlflow.db'}"
+
+
+def artifact_place(uri: str) -> str:
+    """Where artifacts are read and written: without a server, the folder in which ours keeps `mlflow-artifacts:/`."""
+    if not tracking_uri().startswith("sqlite:") or not uri.startswith(SERVED):
+        return uri
+    return (STATE / "artifacts" / uri.removeprefix(SERVED)).resolve().as_uri()
 
 
 def client() -> Any:
@@ -81,12 +89,25 @@ class Tracker:
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Uploads a file or a whole folder below `folder`."""
-        upload = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-        upload(self.run_id, str(path), folder)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        store = get_artifact_repository(artifact_place(self.artifact_uri()), tracking_uri=self.client.tracking_uri)
+        upload = store.log_artifacts if Path(path).is_dir() else store.log_artifact
+        try:
+            upload(str(path), folder)
+        except Exception as error:  # as in client()
+            raise TrackingError(f"The tracking store {tracking_uri()} did not take {path}: {error}") from error
 
     def artifact_uri(self) -> str:
         """Where this run's artifacts lie."""
         return str(self.client.get_run(self.run_id).info.artifact_uri)
+
+    def end(self, status: str) -> None:
+        """Marks the run as ended. Raises TrackingError if the store is gone."""
+        try:
+            self.client.set_terminated(self.run_id, status)
+        except Exception as error:  # as in client()
+            raise TrackingError(f"The tracking store {tracking_uri()} no longer answers: {error}") from error
 
     def flush(self) -> None:
         """Sends what is buffered. Raises TrackingError if the store is gone."""
@@ -112,8 +133,8 @@ def run(stage: str, config: object, inputs: Sequence[str | Path] = ()) -> Iterat
         status = "KILLED"
         raise
     finally:
-        tracker.client.set_terminated(tracker.run_id, status)
         _remember(stage, identity, tracker.run_id, status)
+        tracker.end(status)
 
 
 def recorded_run(stage: str) -> dict[str, str]:

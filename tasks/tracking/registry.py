@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.tracking.experiment import Tracker, TrackingError, client
+from tasks.tracking.experiment import Tracker, TrackingError, artifact_place, client
 from tasks.tracking.provenance import sha256
 
 CHAMPION = "champion"
@@ -119,7 +119,11 @@ def download(handle: Any, name: str, which: str, folder: Path) -> Path:
     if found is None:
         raise RegistryError(f"The model {name} has no champion yet.")
     folder.mkdir(parents=True, exist_ok=True)
-    return Path(download_artifacts(artifact_uri=found.source, dst_path=str(folder), tracking_uri=handle.tracking_uri))
+    place = artifact_place(found.source)
+    try:
+        return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=handle.tracking_uri))
+    except Exception as error:  # MLflow's own, requests' and the file system's
+        raise RegistryError(f"Version {found.number} of {name} cannot be fetched from {place}: {error}") from error
 
 
 def _point(handle: Any, name: str, number: str, past: Sequence[Mapping[str, str]]) -> None:

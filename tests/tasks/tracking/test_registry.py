@@ -8,7 +8,7 @@ import pytest
 
 from tasks.config import load_config
 from tasks.tracking import TrackingError, run
-from tasks.tracking.experiment import client, recorded_run
+from tasks.tracking.experiment import artifact_place, client, recorded_run
 from tasks.tracking.registry import (
     RegistryError,
     champion,
@@ -129,3 +129,12 @@ def test_an_unreachable_server_is_one_sentence(store: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         client()
+
+
+def test_what_the_server_stored_is_read_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    served = "mlflow-artifacts:/1/run/artifacts/model"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert artifact_place(served) == f"file://{tmp_path}/.longhaul/mlflow/artifacts/1/run/artifacts/model"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert artifact_place(served) == served
