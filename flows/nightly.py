@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.command import stream
 from flows.settings import HOME
-from flows.stage import post_metrics, progress_lines
+from flows.stage import LEASE_SECONDS, post_metrics, progress_lines
 from tasks.benchmarks.regression import check_regression
 
 RECORDED = Path("metrics/evaluate.json")
@@ -23,7 +23,7 @@ async def nightly_evaluation() -> None:
 
     DVC's outputs stay as they are, so that the recipe is still up to date in the morning.
     """
-    async with concurrency("accelerator", occupy=1):
+    async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
         await evaluate()
     await post_metrics("nightly", FOLDER / "metrics.json")
     compare()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
-from tasks.tracking.table import closing_table
 
 from flows.curate import curate
 from flows.evaluate import evaluate
@@ -19,6 +18,7 @@ from flows.reinforce import reinforce
 from flows.stage import up_to_date
 from tasks.config import load_config
 from tasks.config.__main__ import write_overrides
+from tasks.tracking.table import closing_table
 
 STAGES = (curate, pretrain, midtrain, reinforce, evaluate, promote)
 

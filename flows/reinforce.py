@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.concurrency.asyncio import concurrency
 
 from flows.command import stream
-from flows.stage import progress_lines, publish, reproduce, up_to_date
+from flows.stage import LEASE_SECONDS, progress_lines, publish, reproduce, up_to_date
 
 
 @flow(name="reinforce", flow_run_name="reinforce")
@@ -19,7 +19,7 @@ async def reinforce() -> None:
     writes the outs and locks their hashes.
     """
     if not await up_to_date("reinforce"):
-        async with concurrency("accelerator", occupy=1):
+        async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
             run_dir = await prepare()
             await asyncio.gather(rollout(run_dir), judge(run_dir), learner(run_dir), measure_before(run_dir))
             await reproduce.with_options(task_run_name="dvc repro reinforce")("reinforce")

@@ -13,14 +13,16 @@ from flows.settings import environment, mlflow_address, prefect_address
 
 
 def main(overrides: Sequence[str]) -> int:
-    """Exit status 0 when every stage is done, 1 when one failed, 2 for a wrong parameter or a port in use."""
+    """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start."""
     from tasks.config import ConfigError, load_config
+    from tasks.sandbox import SandboxUnavailable, open_sandbox
 
     started = time.monotonic()
     try:
         load_config(overrides=overrides).model_config()
+        open_sandbox().close()  # now, and not when the first episode asks for it minutes later
         up()
-    except (ConfigError, ServerError) as error:
+    except (ConfigError, SandboxUnavailable, ServerError) as error:
         print(error, file=sys.stderr)
         return 2
     os.environ.update(environment())
@@ -29,16 +31,17 @@ def main(overrides: Sequence[str]) -> int:
 
 
 def _run(overrides: Sequence[str], started: float) -> int:
-    from tasks.tracking.table import print_table
-
     from flows.command import CommandError  # Prefect reads its settings from the environment when it is imported
     from flows.deploy import prepare_server
     from flows.pipeline import pipeline
+    from tasks.tracking import TrackingError
+    from tasks.tracking.lineage import LineageError
+    from tasks.tracking.table import print_table
 
     asyncio.run(prepare_server())
     try:
         asyncio.run(pipeline(list(overrides)))
-    except CommandError as error:
+    except (CommandError, LineageError, TrackingError) as error:
         print(error, file=sys.stderr)
         return 1
     print_table(time.monotonic() - started)

@@ -32,7 +32,10 @@ class ServerError(RuntimeError):
 def up(worker: bool = False) -> None:
     """Starts what does not run yet and waits until both servers answer."""
     HOME.mkdir(exist_ok=True)
-    for address, command in ((prefect_address(), _prefect()), (mlflow_address(), _mlflow())):
+    wanted = ((prefect_address(), _prefect()), (mlflow_address(), _mlflow()))
+    for address, _ in wanted:  # before any is started: a refusal leaves nothing behind
+        _check_port(address)
+    for address, command in wanted:
         _start_server(address, command)
     for address, path in ((prefect_address(), "/api/health"), (mlflow_address(), "/health")):
         _wait(address, path)
@@ -71,19 +74,31 @@ def _mlflow() -> list[str]:
 
 
 def _start_server(address: Address, command: Sequence[str]) -> None:
-    if _running(address.name):
+    _check_port(address)
+    if not _running(address.name):
+        _spawn(address.name, command)
+
+
+def _check_port(address: Address) -> None:
+    """Raises ServerError when another program has the port, or our own server runs on another one."""
+    variable = f"LONGHAUL_{address.name.upper()}_PORT"
+    running = _running(address.name)
+    if running is not None:
+        if str(address.port) not in running.cmdline():
+            raise ServerError(
+                f"The {address.name} server of this folder runs on another port than {address.port}; "
+                f"end it with `make stop`, or name its port with {variable}=<port>."
+            )
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
         except OSError as error:
-            variable = f"LONGHAUL_{address.name.upper()}_PORT"
             raise ServerError(
                 f"The {address.name} server cannot use port {address.port} on {address.host} ({error.strerror}); "
                 f"choose another with {variable}=<port>."
             ) from None
-    _spawn(address.name, command)
 
 
 def _spawn(name: str, command: Sequence[str]) -> None:

@@ -25,12 +25,12 @@ class Address:
 
 def prefect_address() -> Address:
     """127.0.0.1:4200 unless LONGHAUL_HOST or LONGHAUL_PREFECT_PORT say otherwise."""
-    return Address("Prefect", _host(), int(os.environ.get("LONGHAUL_PREFECT_PORT", "4200")))
+    return Address("Prefect", _host(), _port("LONGHAUL_PREFECT_PORT", 4200))
 
 
 def mlflow_address() -> Address:
     """127.0.0.1:5000 unless LONGHAUL_HOST or LONGHAUL_MLFLOW_PORT say otherwise."""
-    return Address("MLflow", _host(), int(os.environ.get("LONGHAUL_MLFLOW_PORT", "5000")))
+    return Address("MLflow", _host(), _port("LONGHAUL_MLFLOW_PORT", 5000))
 
 
 def environment() -> dict[str, str]:
@@ -52,6 +52,13 @@ def environment() -> dict[str, str]:
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu" if not Path("/dev/nvidia0").exists() else "cuda"),
         "PATH": f"{Path('.venv/bin').resolve()}:{os.environ.get('PATH', '')}",
     }
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise SystemExit(f"{variable} is {text!r}, which is no port: it must be a number from 1 to 65535.")
+    return int(text)
 
 
 def _host() -> str:

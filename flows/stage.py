@@ -23,11 +23,12 @@ from flows.command import CommandError, LineHandler, stream
 
 STEP = re.compile(r"step (\d+)/(\d+)")
 PROGRESS_SECONDS = 2.0
+LEASE_SECONDS = 60.0  # a killed flow holds the accelerator at most this long; Prefect's least, and its default is 300
 
 
 async def run_stage(stage: str) -> None:
     """Everything a stage flow does: reproduce, then publish what came out."""
-    async with concurrency("accelerator", occupy=1):
+    async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
         await reproduce.with_options(task_run_name=f"dvc repro {stage}")(stage)
     await publish.with_options(task_run_name=f"publish {stage}")(stage)
 
