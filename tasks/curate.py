@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import sys
 from collections import Counter
@@ -109,7 +108,7 @@ def _write(
         source: {"documents": tally.documents[source], "bytes": tally.bytes[source]} for source in tally.documents
     }
     write_json(folder / "manifest.json", manifest)
-    return {**_summary(manifest, curated, tally), "demonstrations": _demonstrations(demonstrations)}
+    return _summary(manifest, curated, tally)
 
 
 def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[str, Any]:
@@ -130,13 +129,6 @@ def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[s
         "unigram_bits_per_byte": round(heldout["unigram_bits_per_byte"], 4),
         "xz_bits_per_byte": round(heldout["xz_bits_per_byte"], 4),
     }
-
-
-def _demonstrations(folder: Path) -> dict[str, Any]:
-    """What the stage `demonstrate` counted; it has no metrics file of its own."""
-    path = folder / "manifest.json"
-    families: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["families"] if path.exists() else {}
-    return families
 
 
 def _say(step: int, message: str) -> None:

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the stage; 2 and one sentence on stderr when it cannot."""
     try:
         run(parse_arguments("demonstrate", argv))
-    except (ConfigError, TaskError, WarmBoxError, OSError) as error:
+    except (ConfigError, TaskError, WarmBoxError, BrokenExecutor, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -63,6 +63,18 @@ def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> None:
     building = out.with_name(out.name + ".tmp")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
+    try:
+        summaries = _build(building, config, start)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(building, out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    shares = ", ".join(f"{family} {summary['success']:.2f}" for family, summary in summaries.items())
+    write_metrics(metrics, {"seconds": process_seconds(), **summaries})
+    print(f"[demonstrate] done in {time.monotonic() - start:.1f} s; share that succeeded: {shares}", flush=True)
+
+
+def _build(building: Path, config: Config, start: float) -> dict[str, dict[str, Any]]:
     wanted = config.demonstrate
     progress = _progress(sum(wanted.counts.values()), start)
     with ProcessPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
@@ -72,11 +84,7 @@ def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> None:
         }
     _write_heldout(building / "heldout.jsonl", sorted(wanted.counts), wanted.heldout)
     _write_manifest(building, config, summaries)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(building, out)
-    shares = ", ".join(f"{family} {summary['success']:.2f}" for family, summary in summaries.items())
-    write_metrics(metrics, {"seconds": process_seconds(), **summaries})
-    print(f"[demonstrate] done in {time.monotonic() - start:.1f} s; share that succeeded: {shares}", flush=True)
+    return summaries
 
 
 def demonstrate(task: Task, commands: Sequence[str], box: WarmBox) -> Demonstration:
