@@ -5,9 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python_version=3.11
-packages=(bubblewrap g++ git make python3-venv libpython3-dev)
+packages=(bubblewrap g++ git make python3-minimal python3-venv libpython3-dev)
 venv=.venv
-stamp="$venv/.longhaul-$(cat constraints.txt pyproject.toml infra/setup.sh | sha256sum | cut -c1-16)"
+here="$(pwd -P)" # programs in a virtual environment name its place: one that was moved with the clone is made anew
+stamp="$venv/.longhaul-$({ echo "$here"; cat constraints.txt pyproject.toml infra/setup.sh; } | sha256sum | cut -c1-16)"
 
 say() { printf '[setup] %s\n' "$*"; }
 fail() { printf '[setup] %s\n' "$*" >&2; exit 1; }
@@ -26,6 +27,8 @@ missing_programs() {
     command -v bwrap >/dev/null || echo bubblewrap
     command -v g++ >/dev/null || echo g++
     command -v git >/dev/null || echo git
+    # As root a box has a user of its own, who cannot read a Python below /root.
+    [ "$(id -u)" -ne 0 ] || [ -x /usr/bin/python3 ] || [ -x /usr/local/bin/python3 ] || echo python3-minimal
     "$1" -c "import ensurepip, venv" 2>/dev/null || echo python3-venv
     "$1" -c "import sysconfig, pathlib, sys; sys.exit(not (pathlib.Path(sysconfig.get_paths()['include']) / 'Python.h').exists())" || echo libpython3-dev
 }
@@ -38,14 +41,16 @@ install_packages() {
         fail "These system packages are missing and can only be installed by root with apt: ${missing[*]} (needed in all: ${packages[*]})."
     fi
     say "installing system packages: ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get update -qq || fail "apt could not refresh its package lists."
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null \
         || fail "apt could not install ${missing[*]}."
 }
 
 install_python_packages() {
     say "installing Python packages into $venv (about two minutes)"
-    [ -x "$venv/bin/python" ] || "$1" -m venv "$venv"
+    if [ ! -x "$venv/bin/python" ] || ! grep -qsF "$here/$venv" "$venv/bin/activate"; then
+        "$1" -m venv --clear "$venv"
+    fi
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]" 2> "$venv/pip.log" \
         || { tail -5 "$venv/pip.log" >&2; fail "pip could not install the locked packages; the whole log is $venv/pip.log."; }
 }
