@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+def _check_sharding(optimizer: str, zero_stage: int) -> None:
+    if zero_stage not in range(4):
+        raise ValueError(f"zero_stage must be 0, 1, 2 or 3, not {zero_stage}.")
+    if optimizer == "muon" and zero_stage:
+        raise ValueError(f"the optimizer 'muon' needs zero_stage 0, not {zero_stage}; choose 'adamw' with it.")
+
+
 @dataclass(frozen=True)
 class DemonstrateConfig:
     """Expert demonstrations, executed for real."""
@@ -62,6 +69,10 @@ class PretrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     heldout_windows: PositiveInt = 160
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the optimizer cannot be sharded so."""
+        _check_sharding(self.optimizer, self.zero_stage)
+
 
 @dataclass(frozen=True)
 class MidtrainConfig:
@@ -90,6 +101,10 @@ class MidtrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     heldout_windows: PositiveInt = 40
     retrieval_documents: PositiveInt = 32
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the optimizer cannot be sharded so."""
+        _check_sharding(self.optimizer, self.zero_stage)
 
 
 @dataclass(frozen=True)

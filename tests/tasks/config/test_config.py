@@ -32,6 +32,10 @@ def test_default_file_is_valid_and_frozen() -> None:
         ("pretrain.steps=[1", r"override 'pretrain\.steps=\[1' is not YAML"),
         ("seed=2020-01-01", "'seed' in params.yaml is wrong"),
         ("curate.workers=0", r"'curate\.workers' in params\.yaml is wrong: .*greater than 0"),
+        (
+            "pretrain.zero_stage=1",
+            "section 'pretrain' of params.yaml is wrong: the optimizer 'muon' needs zero_stage 0",
+        ),
         ("midtrain.agent_steps=-1", r"'midtrain\.agent_steps' in params\.yaml is wrong"),
     ],
 )
