@@ -8,10 +8,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 LineHandler = Callable[[str], Awaitable[None]]
+LONGEST_LINE = 1 << 20  # bytes; asyncio's own bound is 64 KiB, and a longer line would end the stream
 
 
 class CommandError(RuntimeError):
     """A program ended with a status other than 0; the message holds the last lines it printed."""
+
+
+def reason(error: CommandError) -> str:
+    """The last line that the program itself printed, without what DVC says after it."""
+    said = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
+    return said[-1]
 
 
 async def stream(command: Sequence[str], on_line: LineHandler) -> list[str]:
@@ -19,7 +26,7 @@ async def stream(command: Sequence[str], on_line: LineHandler) -> list[str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flows.guard", *command,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True, limit=LONGEST_LINE,
     )  # fmt: skip
     try:
         tail = await _read_lines(process, on_line)

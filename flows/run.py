@@ -31,7 +31,7 @@ def main(overrides: Sequence[str]) -> int:
 
 
 def _run(overrides: Sequence[str], started: float) -> int:
-    from flows.command import CommandError  # Prefect reads its settings from the environment when it is imported
+    from flows.command import CommandError, reason  # Prefect reads its settings from the environment when it is imported
     from flows.deploy import prepare_server
     from flows.pipeline import pipeline
     from tasks.tracking import TrackingError
@@ -42,7 +42,7 @@ def _run(overrides: Sequence[str], started: float) -> int:
     try:
         asyncio.run(pipeline(list(overrides)))
     except (CommandError, LineageError, TrackingError) as error:
-        print(error, file=sys.stderr)
+        print(reason(error) if isinstance(error, CommandError) else error, file=sys.stderr)
         return 1
     print_table(time.monotonic() - started)
     print(

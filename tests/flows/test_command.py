@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.command import CommandError, stream
+from flows.command import CommandError, reason, stream
 
 SLEEPER = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); print('up', flush=True); time.sleep(300)"
 
@@ -30,8 +30,15 @@ def test_stream_hands_over_every_line_and_returns_the_tail() -> None:
 
 
 def test_failing_program_raises_with_its_last_words() -> None:
-    with pytest.raises(CommandError, match=r"(?s)status 3.*the reason"):
-        asyncio.run(stream([sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"], _ignore))
+    program = "import sys; print('the reason'); print('ERROR: failed to reproduce x'); sys.exit(3)"
+    with pytest.raises(CommandError, match=r"(?s)status 3.*the reason") as caught:
+        asyncio.run(stream([sys.executable, "-c", program], _ignore))
+    assert reason(caught.value) == "the reason"
+
+
+def test_a_long_line_does_not_end_the_stream() -> None:
+    tail = asyncio.run(stream([sys.executable, "-c", "print('x' * 200_000)"], _ignore))
+    assert tail == ["x" * 200_000]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
