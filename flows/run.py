@@ -31,7 +31,8 @@ def main(overrides: Sequence[str]) -> int:
 
 
 def _run(overrides: Sequence[str], started: float) -> int:
-    from flows.command import CommandError, reason  # Prefect reads its settings from the environment when it is imported
+    # Here and not above: Prefect reads its settings from the environment when it is imported.
+    from flows.command import CommandError, reason
     from flows.deploy import prepare_server
     from flows.pipeline import pipeline
     from tasks.tracking import TrackingError
