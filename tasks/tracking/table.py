@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,18 @@ def overhead(wall_seconds: float | None) -> str:
     work = sum(stage_seconds().values())
     if wall_seconds is None:
         return f"Stages: {work:.0f} s of work. Orchestration overhead: no run's wall time was given."
-    if wall_seconds < work:
+    if wall_seconds < work or _measured_before(time.time() - wall_seconds):
         return f"Wall time {wall_seconds:.0f} s; unchanged stages were skipped, so no overhead is stated."
     extra = wall_seconds - work
     return (
         f"Wall time {wall_seconds:.0f} s, stages {work:.0f} s; orchestration overhead (Prefect, DVC, MLflow, process "
         f"starts) {extra:.0f} s = {extra / wall_seconds:.1%}."
     )
+
+
+def _measured_before(start: float) -> bool:
+    """Whether a stage's metrics are older than the run that started then: its seconds are not of that run."""
+    return any((METRICS / f"{stage}.json").stat().st_mtime < start for stage in stage_seconds())
 
 
 def closing_table(wall_seconds: float | None = None) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +163,5 @@ def test_the_closing_table_states_the_overhead(house: Path) -> None:
     assert "| evaluate | shell: greedy pass@1 | 0.300 | 0.600 | [0.550, 0.650] | 100 | 60 |" in table
     assert "15 s = 20.0%" in table
     assert "skipped" in closing_table(5.0)
+    os.utime(house / "metrics/evaluate.json", (0, 0))
+    assert "skipped" in closing_table(75.0)
