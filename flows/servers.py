@@ -41,7 +41,9 @@ def up(worker: bool = False) -> None:
         _wait(address, path)
     if worker and not _running("worker"):
         bin = Path(sys.executable).parent
-        subprocess.run([str(bin / "python"), "-m", "flows.deploy"], check=True, env={**os.environ, **environment()})
+        applied = subprocess.run([str(bin / "python"), "-m", "flows.deploy"], env={**os.environ, **environment()})
+        if applied.returncode:
+            raise ServerError("The deployments of prefect.yaml could not be applied; the reason stands above.")
         _spawn("worker", [str(bin / "prefect"), "worker", "start", "--pool", "local"])
 
 
