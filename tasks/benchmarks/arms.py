@@ -11,12 +11,14 @@ A part whose result is there is not run again, so that an interrupted run goes o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from model import Transformer
@@ -76,10 +78,19 @@ class Evidence:
         folder = self.arm("finetune")
         link(folder / "checkpoints" / "pretrain", base / "checkpoints" / "midtrain")
         reinforce = json.loads((base / "metrics/reinforce.json").read_text(encoding="utf-8"))
-        midtrain = json.loads((base / "metrics/midtrain.json").read_text(encoding="utf-8"))
-        steps = max(1, round(reinforce["seconds"] * midtrain["steps"] / midtrain["seconds"]))
+        steps = max(1, round(reinforce["seconds"] / agent_step_seconds(base / "run.log")))
         only = [f"midtrain.{phase}_steps=0" for phase in ("dense", "indexer", "sparse")]
         self._stage(folder, "midtrain", *only, f"midtrain.agent_steps={steps}")
+
+    def seconds(self) -> dict[str, float]:
+        """What RL, its control and more fine-tuning took, start and evaluations of the stage included."""
+        files = {
+            "rl": "base/metrics/reinforce",
+            "random": "random/metrics/reinforce",
+            "finetuned": "finetune/metrics/midtrain",
+        }
+        paths = {name: self.folder / f"{file}.json" for name, file in files.items()}
+        return {name: json.loads(path.read_text(encoding="utf-8"))["seconds"] for name, path in paths.items()}
 
     def _untrained(self, target: Path, like: Path) -> None:
         if target.exists():
@@ -102,6 +113,13 @@ class Evidence:
             program = ["tasks.benchmarks.score", str(checkpoint.resolve()), str(out.resolve()), *sets]
             run_program(f"seed {self.seed} score {name}", self.arm("base"), program)
         return json.loads(out.read_text(encoding="utf-8"))
+
+
+def agent_step_seconds(log: Path) -> float:
+    """Mean seconds of a step of the agent phase, from the tokens a second that midtraining printed."""
+    speeds = [float(speed) for speed in re.findall(r"phase agent .* tok/s (\d+)", log.read_text(encoding="utf-8"))]
+    midtrain = load_config().midtrain
+    return fmean(midtrain.agent_batch * midtrain.agent_context / speed for speed in speeds)
 
 
 def _unmeasured() -> str:

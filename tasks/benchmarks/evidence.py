@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.benchmarks.arms import Evidence, EvidenceError
-from tasks.benchmarks.statistics import Estimate, estimate
+from tasks.benchmarks.statistics import Estimate, estimate, proportion
 
 ROOT = Path(".longhaul/evidence")
 DOCS = Path("docs")
@@ -38,9 +38,9 @@ Scores = Mapping[int, Mapping[str, Any]]
 
 
 def pooled(scores: Scores, model: str, family: str, kind: str) -> Estimate:
-    """Share solved over all seeds; the interval draws (seed, task) pairs."""
+    """Share solved over all seeds; the interval draws whole tasks, which are the same under every seed."""
     values = [solved for seed in scores for solved in scores[seed][model][family][kind]]
-    return estimate(values)
+    return proportion(values, _tasks(scores, model, family, kind))
 
 
 def difference(scores: Scores, first: str, second: str, family: str, kind: str) -> Estimate:
@@ -50,7 +50,12 @@ def difference(scores: Scores, first: str, second: str, family: str, kind: str) 
         for seed in scores
         for one, other in zip(scores[seed][first][family][kind], scores[seed][second][family][kind], strict=True)
     ]
-    return estimate(values)
+    return estimate(values, _tasks(scores, first, family, kind))
+
+
+def _tasks(scores: Scores, model: str, family: str, kind: str) -> list[int]:
+    """The task's number of every episode, seed after seed."""
+    return [task for seed in scores for task in range(len(scores[seed][model][family][kind]))]
 
 
 def tables(scores: Scores, families: Sequence[str]) -> str:
@@ -119,7 +124,15 @@ def draw(scores: Scores, families: Sequence[str], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(scores: Scores, families: Sequence[str], minutes: float) -> None:
+def durations(seconds: Mapping[int, Mapping[str, float]]) -> str:
+    """How long RL and its controls took, for the claim of equal compute."""
+    head = "| arm | " + " | ".join(f"seed {seed}" for seed in seconds) + " |\n|---|" + "---|" * len(seconds) + "\n"
+    names = next(iter(seconds.values()))
+    rows = [_row(TITLES[name], [f"{seconds[seed][name]:.0f}" for seed in seconds]) for name in names]
+    return "\n### Seconds of the stage, on the machine as it was\n\n" + head + "".join(rows)
+
+
+def write(scores: Scores, seconds: Mapping[int, Mapping[str, float]], families: Sequence[str], minutes: float) -> None:
     """The page, the picture and the raw figures."""
     DOCS.mkdir(exist_ok=True)
     draw(scores, families, DOCS / "evidence.png")
@@ -129,8 +142,8 @@ def write(scores: Scores, families: Sequence[str], minutes: float) -> None:
         f" ({minutes:.0f} minutes in this call; parts that were already there are not run again).\n\n"
         f"Seeds {', '.join(str(seed) for seed in scores)}: pretraining, midtraining and RL are run anew for each; the"
         " curated data is the same. Every model is scored on the same held-out tasks and sampling seeds; n counts"
-        " episodes over all seeds, intervals are 95 % bootstrap intervals.\n\n"
-        f"![scores of every arm](evidence.png)\n\n{tables(scores, families)}"
+        " episodes over all seeds; 95 % bootstrap intervals draw whole tasks.\n\n"
+        f"![scores of every arm](evidence.png)\n\n{tables(scores, families)}{durations(seconds)}"
     )
     (DOCS / "evidence.md").write_text(text, encoding="utf-8")
 
@@ -141,14 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--tasks", default="{shell: 400, chain: 150, repair: 200}", help="held-out tasks a family")
     arguments = parser.parse_args(argv)
-    started, scores = time.monotonic(), {}
+    started = time.monotonic()
+    scores: dict[int, Any] = {}
+    seconds: dict[int, Any] = {}
     scoring = (f"evaluate.tasks={arguments.tasks}", "evaluate.samples=1")
     try:
         for seed in arguments.seeds:
             evidence = Evidence(ROOT, seed, scoring)
             evidence.run_arms()
             scores[seed] = evidence.scores()
-            write(scores, list(scores[seed]["rl"]), (time.monotonic() - started) / 60)
+            seconds[seed] = evidence.seconds()
+            write(scores, seconds, list(scores[seed]["rl"]), (time.monotonic() - started) / 60)
             print(f"[evidence] step {len(scores)}/{len(arguments.seeds)} docs/evidence.md is written", flush=True)
     except EvidenceError as error:
         print(error, file=sys.stderr)
