@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SET ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check up stop evidence card
+.PHONY: help setup run test test-recipe check up stop evidence card
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,3 +35,6 @@ evidence: setup  ## three seeds of RL, its controls and repair with and without 
 
 card: setup  ## measure the environment cards (docs/environments.md)
 	@$(PYTHON) -m tasks.environments.card
+
+test-recipe: setup  ## the pipeline at small size, killed half-way and run again (several minutes)
+	@$(PYTHON) -m pytest -q -m recipe tests/recipe

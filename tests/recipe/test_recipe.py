@@ -46,7 +46,7 @@ def copy(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     subprocess.run([sys.executable, "-m", "flows.servers", "stop"], cwd=tmp_path, env=environment, check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.recipe
 @pytest.mark.timeout(900)
 def test_killed_pipeline_ends_well_when_run_again(copy: tuple[Path, dict[str, str]]) -> None:
     folder, environment = copy
