@@ -23,7 +23,7 @@ TITLES = {
     "midtrained": "after midtraining",
     "rl": "+ RL, the judge's rewards",
     "random": "+ RL, random rewards (control)",
-    "finetuned": "+ more fine-tuning, same seconds (control)",
+    "finetuned": "+ more fine-tuning (control; seconds below)",
     "scratch": "midtraining without pretraining",
 }
 COMPARISONS = (
