@@ -29,7 +29,6 @@ from tasks.tracking.metrics import process_seconds, write_metrics
 
 OUT = Path("data/demonstrations")
 CHUNK = 250  # tasks a worker takes at once, in one box
-MOST_SEEDS = 20  # tried for each demonstration asked for; a family may have fewer distinct tasks than that
 KEPT_OUTPUT = 400  # characters of a command's output that a demonstration keeps
 
 
@@ -134,10 +133,8 @@ def _write_family(
     kept: dict[str, Demonstration] = {}
     first = 0
     while len(kept) < count:
-        if first >= MOST_SEEDS * count:
-            raise TaskError(
-                f"The family {family!r} has {len(kept)} distinct tasks in {first} seeds, fewer than {count}."
-            )
+        if first >= registry.MOST_SEEDS * count:
+            raise registry.too_few(family, "train", count, len(kept), first)
         missing = count - len(kept)
         jobs = list(_jobs(family, first, missing, config))
         for job, results in zip(jobs, pool.map(work, jobs), strict=True):

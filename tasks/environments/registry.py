@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tasks.environments import chain, repair, shell, world
 from tasks.environments.task import SPLITS, Split, Task, TaskError
+
+MOST_SEEDS = 20  # tried for each distinct task asked for; a family may have fewer than that
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,27 @@ def generate(name: str, seed: int, split: Split) -> Task:
 
 
 def distinct(name: str, split: Split, count: int, first_seed: int = 0) -> list[Task]:
-    """`count` tasks of successive seeds, none equal to another by instruction and start state."""
+    """`count` tasks of successive seeds, none equal to another by instruction and start state.
+
+    Raises TaskError when MOST_SEEDS seeds for each do not give that many.
+    """
     kept: dict[str, Task] = {}
-    for seed in itertools.count(first_seed):
-        if len(kept) >= count:
-            break
+    for seed in range(first_seed, first_seed + MOST_SEEDS * count):
         task = generate(name, seed, split)
         kept.setdefault(task.content_hash, task)
+        if len(kept) == count:
+            break
+    if len(kept) < count:
+        raise too_few(name, split, count, len(kept), MOST_SEEDS * count)
     return list(kept.values())
+
+
+def too_few(name: str, split: Split, asked: int, found: int, seeds: int) -> TaskError:
+    """The sentence for a family that has fewer distinct tasks than were asked for."""
+    return TaskError(
+        f"{asked} distinct tasks were asked for, but {seeds} seeds of the family {name!r} "
+        f"(split {split!r}) gave only {found}."
+    )
 
 
 def expert(task: Task, rng: random.Random, slip_rate: float) -> list[str]:

@@ -17,8 +17,11 @@ COUNTS = ["demonstrate.counts={shell: 40, chain: 20, repair: 40}", "demonstrate.
 
 
 @pytest.fixture
-def config() -> Config:
-    return load_config("params.yaml", COUNTS)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Read here, used in a folder of the test's own: metrics/ of the repository is not a test's to write."""
+    found = load_config("params.yaml", COUNTS)
+    monkeypatch.chdir(tmp_path)
+    return found
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -32,7 +35,7 @@ def test_two_runs_write_the_same_bytes(config: Config, tmp_path: Path) -> None:
     assert files == ["chain.jsonl", "heldout.jsonl", "manifest.json", "repair.jsonl", "shell.jsonl"]
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "metrics", "second"]
 
 
 def test_the_manifest_describes_the_files(config: Config, tmp_path: Path) -> None:

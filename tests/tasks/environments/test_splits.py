@@ -4,10 +4,11 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from tasks.environments import TaskError, chain, families, generate, shell
+from tasks.environments import TaskError, chain, families, generate, registry, shell
 from tasks.environments.functions import draw_function
 from tasks.environments.kinds import KINDS
 from tasks.environments.registry import distinct, family
@@ -119,6 +120,16 @@ def test_distinct_tasks_skip_equal_ones() -> None:
     assert len(tasks) == len({task.content_hash for task in tasks}) == 2000
     assert tasks[0] == plain[0]
     assert distinct("shell", "train", 0) == []
+
+
+def test_more_distinct_tasks_than_a_family_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(family("repair"), generate=lambda seed, split: generate("shell", seed % 3, split))
+    monkeypatch.setitem(registry._FAMILIES, "repair", few)  # type: ignore[arg-type]
+    assert len(distinct("repair", "heldout", 3)) == 3
+    expected = "4 distinct tasks were asked for, but 80 seeds of the family 'repair' (split 'heldout') gave only 3."
+    with pytest.raises(TaskError) as caught:
+        distinct("repair", "heldout", 4)
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("name", families())
