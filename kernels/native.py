@@ -1,7 +1,7 @@
-"""C kernels for the CPU: compiled on first use, cached, and optional.
+"""C and C++ for the CPU: compiled on first use, cached, and optional.
 
-A machine without a C compiler, or `LONGHAUL_NATIVE=0` in the environment, gets the plain PyTorch reference instead;
-both compute the same.
+A machine that cannot build or load them gets the plain PyTorch reference instead, which computes the same, and one
+warning that says why; `LONGHAUL_NATIVE=0` in the environment asks for the reference.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -25,45 +28,114 @@ from torch import Tensor
 # Of -ffast-math what lets loops become vectors. All of it would link start-up code that flushes subnormal numbers to
 # zero in the whole process, in torch and Python too.
 VECTORS = ("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math")
-FLAGS = ("-O3", "-march=native", *VECTORS, "-std=c11", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", *VECTORS, "-std=c11")
+_SHARED = ("-shared", "-fPIC")
+_COMPILERS = {".c": ("CC", "cc"), ".cpp": ("CXX", "g++")}  # by the source's suffix: environment variable, default
+
+
+class BuildError(RuntimeError):
+    """Why a library cannot be built here: a clause, for the middle of a sentence."""
 
 
 @lru_cache
 def library(source: Path, **constants: int) -> ctypes.CDLL | None:
     """The shared library of a C file compiled with -Dname=value constants; None where that is impossible."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or os.environ.get("LONGHAUL_NATIVE") == "0":
-        return None
-    defines = [f"-D{name}={value}" for name, value in sorted(constants.items())]
-    key = hashlib.sha256(source.read_bytes() + repr((FLAGS, defines, compiler, _processor())).encode()).hexdigest()
-    path = _cache_folder() / f"{source.stem}-{key[:24]}.so"
-    if not path.exists() and not _compile(compiler, source, defines, path):
-        return None
-    return ctypes.CDLL(str(path))
+    return build(source, FLAGS, tuple(f"-D{name}={value}" for name, value in sorted(constants.items())))
 
 
-def _compile(compiler: str, source: Path, defines: list[str], path: Path) -> bool:
-    """Compiles to a temporary name, then moves it into place: processes may race. False when the compiler fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as draft:
-        command = [compiler, *FLAGS, *defines, str(source), "-o", draft.name, "-lm"]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        os.unlink(draft.name)
+@lru_cache
+def build(
+    source: Path, flags: tuple[str, ...], defines: tuple[str, ...] = (), headers: tuple[Path, ...] = ()
+) -> ctypes.CDLL | None:
+    """The shared library of a C or C++ file; None, and one warning in the process, where this machine has none.
+
+    headers are the files of ours that the source includes: the library is built anew when they change.
+    """
+    if os.environ.get("LONGHAUL_NATIVE") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(_built(source, flags, defines, headers)))
+    except (BuildError, OSError) as error:
+        _warn(f"Plain PyTorch, which is slower, does the work of compiled code here because {error}.")
+        return None
+
+
+@lru_cache
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+
+
+def _built(source: Path, flags: Sequence[str], defines: Sequence[str], headers: Sequence[Path]) -> Path:
+    """The file of the library, named by a hash of all that it depends on."""
+    command = [*_compiler(source.suffix), *flags, *_SHARED, *defines]
+    content = [path.read_bytes() for path in (source, *headers)]
+    key = hashlib.sha256(repr((content, command, torch.__version__, _processor())).encode()).hexdigest()
+    path = _place(f"{source.parent.name}-{source.stem}-{key[:24]}.so")
+    if not path.is_file():
+        _compile([*command, str(source)], path)
+    return path
+
+
+def _compiler(suffix: str) -> list[str]:
+    variable, default = _COMPILERS[suffix]
+    words = shlex.split(os.environ.get(variable, "")) or [default]
+    program = shutil.which(words[0])
+    if program is None:
+        raise BuildError("there is no C and C++ compiler (install gcc and g++)")
+    return [program, *words[1:]]
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    """Compiles to a temporary name, then moves it into place: processes may race."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        done = subprocess.run([*command, "-o", str(draft), "-lm"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = " ".join(done.stderr.split())[:400]
+            raise BuildError(f"the compiler {command[0]} failed with code {done.returncode}: {reason}")
+        os.replace(draft, path)
+
+
+def _place(name: str) -> Path:
+    """Where the library lies or can be written: in the user's cache, else in a private folder of temporary files."""
+    cache = _cache_folder()
+    if cache is not None and ((cache / name).is_file() or _is_writable(cache)):
+        return cache / name
+    return _private_folder() / name
+
+
+def _cache_folder() -> Path | None:
+    """Below XDG_CACHE_HOME or ~/.cache; None for a user without a home. What is not absolute is no place."""
+    roots = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    return next((Path(root, "longhaul", "native") for root in roots if os.path.isabs(root)), None)
+
+
+def _is_writable(folder: Path) -> bool:
+    """Tried, not asked: permissions say nothing of read-only file systems, nor to root."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
         return False
-    os.replace(draft.name, path)
-    return True
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longhaul" / "kernels"
+def _private_folder() -> Path:
+    """A folder for temporary files that nobody else can put a library into. Raises BuildError where another did."""
+    folder = Path(tempfile.gettempdir(), f"longhaul-native-{os.geteuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()  # not stat: a link may lead anywhere
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise BuildError(f"the cache cannot be written and the folder {folder} is not private to this user")
+    return folder
 
 
-def _processor() -> str:
-    """-march=native binds a library to the processor's features: they are part of the cache key."""
+def _processor() -> tuple[str, ...]:
+    """-march=native binds a library to the processor: its model and features are part of the name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
-    features = [line for line in lines if line.startswith(("flags", "Features"))] or lines
-    return platform.machine() + features[0]
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else [platform.processor()]
+    kinds = ("model name", "flags", "Features")
+    return platform.machine(), *(next((line for line in lines if line.startswith(kind)), "") for kind in kinds)
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:

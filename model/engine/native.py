@@ -1,11 +1,6 @@
 """The compiled decoding step: builds step.cpp for a model's shape on first use and calls it through ctypes."""
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import native
 from model.config import ModelConfig
 from model.engine.cache import Cache
 from model.engine.reference import INDEX_NORM_EPS, LATENT_NORM_EPS
@@ -22,10 +18,9 @@ from model.engine.weights import FeedForward, FusedLayer, FusedWeights
 
 _SOURCE = Path(__file__).with_name("step.cpp")
 _HEADER = Path(__file__).with_name("lanes.h")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
 _FEWEST_ROWS = 8  # below this a thread of its own costs more than it saves
 _COLUMNS = 16  # of a packed panel; step.cpp's tile
-Macros = tuple[tuple[str, str], ...]
 
 
 class NativeStep:
@@ -36,7 +31,7 @@ class NativeStep:
     ) -> None:
         self.cache, self.topk = cache, min(topk or cache.max_length, cache.max_length)
         self.config, self.vocabulary = config, config.vocab_size
-        self.library = _build(_macros(config))
+        self.library = _library_for(config)
         self.threads = ThreadPoolExecutor(threads) if threads > 1 else None
         self.parts = threads
         self.embedding, self.head = weights.embedding.contiguous(), _pack(weights.head)
@@ -46,11 +41,11 @@ class NativeStep:
 
     @staticmethod
     def available(config: ModelConfig, device: torch.device) -> bool:
-        """Whether there is a compiler, the model is on the CPU, and its sizes are multiples of the vector width."""
+        """Whether it can be built, the model is on the CPU, and its sizes are multiples of the vector width."""
         vectors: tuple[int, ...] = (config.q_lora_rank, config.kv_lora_rank, config.index_head_dim)
         vectors += (config.intermediate_size, config.moe_intermediate_size, config.qk_rope_head_dim)
         whole = not any(size % 8 for size in vectors) and not config.hidden_size % 16
-        return device.type == "cpu" and whole and shutil.which("g++") is not None
+        return device.type == "cpu" and whole and _library(_macros(config)) is not None
 
     def _entry(self, layer: FusedLayer, index: int) -> list[int]:
         """One row of the table, in the order of step.cpp's `Layer`."""
@@ -132,7 +127,7 @@ def _angles(config: ModelConfig, max_length: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
-def _macros(config: ModelConfig) -> Macros:
+def _macros(config: ModelConfig) -> tuple[str, ...]:
     sizes = {
         "HIDDEN": config.hidden_size,
         "VOCABULARY": config.vocab_size,
@@ -155,41 +150,26 @@ def _macros(config: ModelConfig) -> Macros:
         "LATENT_NORM_EPS": LATENT_NORM_EPS,
         "INDEX_NORM_EPS": INDEX_NORM_EPS,
     }
-    whole = tuple((name, str(value)) for name, value in sizes.items())
-    return whole + tuple((name, f"{float(value)!r}f") for name, value in reals.items())
+    values = {name: str(value) for name, value in sizes.items()}
+    values |= {name: f"{float(value)!r}f" for name, value in reals.items()}
+    return tuple(f"-D{name}={value}" for name, value in values.items())
+
+
+def _library_for(config: ModelConfig) -> ctypes.CDLL:
+    found = _library(_macros(config))
+    if found is None:
+        raise EngineError("The compiled decoding step was asked for, but it cannot be built or is switched off here.")
+    return found
 
 
 @cache
-def _build(macros: Macros) -> ctypes.CDLL:
-    """The functions compiled for these sizes; the library is kept under its source's and sizes' hash."""
-    key = hashlib.sha256(
-        repr((_SOURCE.read_text(), _HEADER.read_text(), macros, _FLAGS, _processor())).encode()
-    ).hexdigest()[:20]
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "longhaul"
-    library = home / f"step-{key}.so"
-    if not library.exists():
-        _compile(macros, library)
-    loaded = ctypes.CDLL(str(library))
+def _library(macros: tuple[str, ...]) -> ctypes.CDLL | None:
+    """The functions compiled for these sizes; None where that is impossible."""
+    loaded = native.build(_SOURCE, _FLAGS, macros, (_HEADER,))
+    if loaded is None:
+        return None
     kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
     loaded.decode_rows.argtypes = [kinds[letter] for letter in "pnpppnnnpppnpp"]
     loaded.sample_rows.argtypes = [kinds[letter] for letter in "pnnpppp"]
     loaded.decode_rows.restype = loaded.sample_rows.restype = None
     return loaded
-
-
-def _compile(macros: Macros, library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / "step.so"
-        command = ["g++", *_FLAGS, *(f"-D{name}={value}" for name, value in macros), str(_SOURCE), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise EngineError(f"The compiler failed on {_SOURCE.name}: {done.stderr[-2000:]}")
-        os.replace(built, library)
-
-
-def _processor() -> str:
-    """What -march=native depends on, so that a cache shared by two machines holds a library for each."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), os.uname().machine)
