@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ class AttentionContext:
     mode: str  # "dense", "warmup" or "sparse"
     teach: bool  # whether the indexer's loss is wanted
     grad: bool  # whether the caller wants gradients (warm-up switches them off for all but the indexer)
+
+    def first_rows(self, rows: int) -> AttentionContext:
+        """The context of the first rows of the batch."""
+        return replace(self, packing=self.packing.first_rows(rows), rope=self.rope[:rows])
 
 
 class Attention(nn.Module):
@@ -98,8 +102,8 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def _top_keys(self, x: Tensor, q_latent: Tensor, context: AttentionContext) -> Tensor | None:
-        """The top-k visible keys of each query, [B, T, k] int32; None where every query has at most k."""
-        if x.shape[1] <= self.config.index_topk or self.indexer is None:
+        """The top-k visible keys of each query, [B, T, k] int32; None where no document has more than k."""
+        if context.packing.longest <= self.config.index_topk or self.indexer is None:
             return None
         keys = self.indexer.keys(x, context.rope)
         last = torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[:2])

@@ -48,6 +48,7 @@ class ModelConfig:
     mtp_loss_weight: float = 0.3
     router_bias_update_rate: float = 0.005  # a short run needs more than the 0.001 of DeepSeek-V3
     indexer_loss_rows: int = 128  # query rows of a sequence that teach the indexer at each step; 0 means all
+    mtp_loss_rows: int = 0  # rows of a batch that teach the MTP layer at each step; 0 means all
     eos_token_id: int = 0
     mlp_layer_types: tuple[str, ...] = ()
     indexer_types: tuple[str, ...] = ()
@@ -61,7 +62,9 @@ class ModelConfig:
         self._check_layers()
 
     def _check_sizes(self) -> None:
-        may_be_zero = {"first_k_dense_replace", "num_nextn_predict_layers", "indexer_loss_rows", "eos_token_id"}
+        may_be_zero = {
+            "first_k_dense_replace", "num_nextn_predict_layers", "indexer_loss_rows", "mtp_loss_rows", "eos_token_id",
+        }  # fmt: skip
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and value < (0 if field.name in may_be_zero else 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Packing:
         whole = document_ids is None or bool((starts == 0).all())
         positions = index - starts
         return cls(positions, starts, mask, whole, length if whole else int(positions.max()) + 1)
+
+    def first_rows(self, rows: int) -> Packing:
+        """The packing of the first rows; `longest` stays a bound."""
+        return replace(self, positions=self.positions[:rows], starts=self.starts[:rows], mask=self.mask[:rows])
 
     @property
     def has_context(self) -> Tensor:

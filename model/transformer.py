@@ -144,10 +144,15 @@ class Transformer(nn.Module):
     def _mtp_loss(
         self, stack: StackOutput, token_ids: Tensor, loss_weights: Tensor, context: AttentionContext
     ) -> Tensor:
-        """Mean loss of the MTP steps; their expert loads and indexer losses join those of the trunk."""
+        """Mean loss of the MTP steps; their expert loads and indexer losses join those of the trunk.
+
+        The layer is as dear as two of the trunk, and few rows teach it what it needs (`mtp_loss_rows`).
+        """
         if self.mtp is None:
             return stack.hidden.new_zeros(())
-        hidden, losses = stack.hidden, []
+        rows = self.config.mtp_loss_rows or token_ids.shape[0]
+        hidden, losses, context = stack.hidden[:rows], [], context.first_rows(rows)
+        token_ids, loss_weights = token_ids[:rows], loss_weights[:rows]
         for step in range(1, self.config.num_nextn_predict_layers + 1):
             embedding = self.model.embed_tokens(token_ids.roll(-step, 1))
             out = self.mtp.predict(hidden, embedding, context)

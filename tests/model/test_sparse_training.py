@@ -126,3 +126,23 @@ def test_fewer_teaching_rows_estimate_the_same_loss() -> None:
     torch.manual_seed(0)
     part = float(some.loss(ids, torch.ones(8, 64), mode="sparse").indexer.detach())
     assert part == pytest.approx(whole, rel=0.1)
+
+
+def test_a_row_of_short_documents_is_dense_bit_for_bit() -> None:
+    transformer, ids = small_transformer(), tokens(2, 24)
+    short = transformer.config.index_topk
+    documents = torch.arange(24).expand(2, 24) // short
+    sparse = transformer(ids, documents, mode="sparse").logits
+    assert torch.equal(sparse, transformer(ids, documents).logits)
+
+
+def test_the_mtp_layer_learns_from_the_first_rows_alone() -> None:
+    some, ids = small_transformer(mtp_loss_rows=2), tokens(5, 20)
+    weights, documents = torch.rand(5, 20), (torch.arange(100).view(5, 20) % 20 > 8).long()
+    found = some.loss(ids, weights, documents)
+    first = some.loss(ids[:2], weights[:2], documents[:2])
+    assert torch.allclose(found.mtp, first.mtp)
+    assert not torch.allclose(found.lm, first.lm)
+    every = small_transformer().loss(ids, weights, documents)
+    assert torch.allclose(found.lm, every.lm)
+    assert not torch.allclose(found.mtp, every.mtp)
