@@ -22,10 +22,10 @@ from tasks.benchmarks.agentic import BenchmarkError, FamilyResult, Outcome, by_f
 from tasks.benchmarks.comparison import Paired, pair
 from tasks.benchmarks.humaneval import Attempt
 from tasks.benchmarks.language import LanguageSet, language_set
-from tasks.benchmarks.statistics import Estimate, StatisticsError
 from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_language
 from tasks.config import Config, parse_arguments
 from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
+from tasks.statistics import Estimate, StatisticsError
 from tasks.tracking import Tracker, run
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256

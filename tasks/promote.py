@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.benchmarks.comparison import ComparisonError, Graded, pair
-from tasks.benchmarks.statistics import Gate
 from tasks.config import Config, ConfigError, parse_arguments
+from tasks.statistics import Gate
 from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
 from tasks.tracking.card import model_card
 from tasks.tracking.metrics import process_seconds, write_metrics

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.engine import Engine
-from tasks.benchmarks.statistics import Estimate, estimate, pass_at_k, proportion
 from tasks.environments.registry import generate
 from tasks.environments.task import Task
 from tasks.judge import grade
 from tasks.rl.agent import AgentLimits, BoxFactory, ChatFormat, EpisodeSpec, run_episodes
 from tasks.rl.trajectory import Trajectory
+from tasks.statistics import Estimate, estimate, pass_at_k, proportion
 
 SEED_STRIDE = 1000  # sampling seeds of one task lie within one stride
 _TRIES = 20  # seeds looked at for each distinct held-out task wanted

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tasks.benchmarks.statistics import Estimate, Gate, gate, paired_difference, stratified_difference
+from tasks.statistics import Estimate, Gate, gate, paired_difference, stratified_difference
 
 
 class ComparisonError(ValueError):

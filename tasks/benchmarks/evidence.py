@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.benchmarks.arms import Evidence, EvidenceError
-from tasks.benchmarks.statistics import Estimate, estimate, proportion
+from tasks.statistics import Estimate, estimate, proportion
 
 ROOT = Path(".longhaul/evidence")
 DOCS = Path("docs")

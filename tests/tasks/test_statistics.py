@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.benchmarks.statistics import (
+from tasks.statistics import (
     StatisticsError,
     estimate,
     gate,
