@@ -23,6 +23,7 @@ from tasks.config import Config, ConfigError, parse_arguments
 from tasks.statistics import Gate
 from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
 from tasks.tracking.card import model_card
+from tasks.tracking.experiment import commit_of
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
 from tasks.tracking.registry import RegistryError, Version
@@ -68,6 +69,7 @@ def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     decision = decide(config, best, digest, tracker)
     _say(1, decision["statement"])
     lineage = json.loads((CANDIDATE / "longhaul.json").read_text(encoding="utf-8"))
+    lineage |= {"git_commit": commit_of(tracker.client, lineage)}
     made = best if decision["unchanged"] and best else _register(config, tracker, evaluation, decision, lineage)
     if decision["passed"] and not decision["unchanged"]:
         registry.move_champion(tracker.client, name, made.number, decision["statement"])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.tracking.provenance import provenance, stage_params
+from tasks.tracking.provenance import git_commit, provenance, stage_params
 
 EXPERIMENT = "longhaul"
 STATE = Path(".longhaul/mlflow")
@@ -122,7 +122,7 @@ class Tracker:
 @contextmanager
 def run(stage: str, config: object, inputs: Sequence[str | Path] = ()) -> Iterator[Tracker]:
     """The stage's MLflow run: continued if a killed run had the same identity, ended FINISHED, FAILED or KILLED."""
-    identity = provenance(stage, config, inputs)
+    identity = provenance(stage, config, inputs) | {"git_commit": git_commit()}
     tracker = _open(stage, identity, config)
     status = "FAILED"
     try:
@@ -141,6 +141,18 @@ def recorded_run(stage: str) -> dict[str, str]:
     """What .longhaul/mlflow/<stage>.run says of the last run: run_id, status and its identity; {} if none."""
     place = STATE / f"{stage}.run"
     return dict(json.loads(place.read_text())) if place.is_file() else {}
+
+
+def commit_of(handle: Any, record: Mapping[str, str]) -> str:
+    """The git commit at which the stage of a checkpoint's longhaul.json last finished; 'unknown' where no run tells."""
+    keys = ("stage", "params_hash", "data_hash")
+    if any(key not in record for key in keys):
+        return "unknown"
+    same = " and ".join(f"tags.{key} = '{record[key]}'" for key in keys)
+    found = handle.search_runs(
+        [_experiment(handle)], f"attributes.status = 'FINISHED' and {same}", 1, 1, ["attributes.start_time DESC"]
+    )
+    return str(found[0].data.tags.get("git_commit", "unknown")) if found else "unknown"
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

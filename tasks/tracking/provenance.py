@@ -1,4 +1,8 @@
-"""What a result was made from: hashes of parameters and inputs, and the git commit."""
+"""What a result was made from: hashes of parameters and inputs, and the git commit.
+
+The commit is no part of a stage's identity: the same parameters and data give the same files whatever else a commit
+changed, and files that name the commit would hash differently. The tracking run records it instead.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,11 @@ class ProvenanceError(ValueError):
 
 
 def provenance(stage: str, config: object, inputs: Sequence[str | Path] = ()) -> dict[str, str]:
-    """The stage's identity: params_hash of its sections of `config`, data_hash of its inputs, git_commit."""
+    """The stage's identity: its name, params_hash of its sections of `config`, data_hash of its inputs."""
     return {
         "stage": stage,
         "params_hash": params_hash(stage, config),
         "data_hash": _digest(json.dumps({str(path): fingerprint(path) for path in inputs}, sort_keys=True).encode()),
-        "git_commit": git_commit(),
     }
 
 

@@ -23,7 +23,7 @@ def write_checkpoint(
 ) -> None:
     """A Hugging Face folder with tokenizer, longhaul.json and loss.csv; rank 0 writes it.
 
-    lineage: stage, params_hash, data_hash, git_commit; the weights' SHA-256 is added.
+    lineage: stage, params_hash, data_hash; the weights' SHA-256 is added.
     """
     if distributed.rank() != 0:
         return

@@ -19,8 +19,7 @@ class ResumeState:
     """The states of one run of one stage, newest last; a run with other inputs has another folder."""
 
     def __init__(self, stage: str, inputs: Mapping[str, Any], root: Path = Path(".longhaul/state")) -> None:
-        kept = {key: value for key, value in inputs.items() if key != "git_commit"}  # a commit in between loses nothing
-        canonical = json.dumps(kept, sort_keys=True, default=str).encode()
+        canonical = json.dumps(inputs, sort_keys=True, default=str).encode()
         self.folder = root / f"{stage}-{hashlib.sha256(canonical).hexdigest()[:16]}"
 
     def newest(self) -> tuple[int, Path] | None:

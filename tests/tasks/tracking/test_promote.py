@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 
 from tasks import promote
-from tasks.tracking import registry
+from tasks.config import load_config
+from tasks.tracking import experiment, registry
 from tasks.tracking.experiment import client
 from tasks.tracking.table import closing_table
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 TASKS = 30
+IDENTITY = {"stage": "reinforce", "params_hash": "p" * 32, "data_hash": "d" * 32}
 
 
 def estimate(value: float) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def write_checkpoint(folder: Path, weights: bytes, baseline: int, candidate: int
     checkpoint = folder / "checkpoints/reinforce"
     checkpoint.mkdir(parents=True, exist_ok=True)
     (checkpoint / "model.safetensors").write_bytes(weights)
-    (checkpoint / "longhaul.json").write_text(json.dumps({"model_sha256": sha, "git_commit": "abc"}))
+    (checkpoint / "longhaul.json").write_text(json.dumps({"model_sha256": sha, **IDENTITY}))
     for name in ("metrics", "results/evaluate"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     evaluation = {
@@ -126,6 +129,24 @@ def test_the_registered_folder_has_a_card_with_scores_and_gate(house: Path, tmp_
     assert "| shell pass@1 | 0.300 | 0.600 | [0.550, 0.650] | 100 |" in card
     assert "promoted." in card
     assert len((folder / "evaluation.jsonl").read_text().splitlines()) == TASKS
+
+
+def test_a_version_is_labelled_with_the_commit_that_made_its_checkpoint(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(house, b"commit", baseline=5, candidate=20)
+    for commit, status in (("old", None), ("made", None), ("failed", ValueError)):
+        monkeypatch.setattr(experiment, "provenance", lambda *_: dict(IDENTITY))
+        monkeypatch.setattr(experiment, "git_commit", lambda commit=commit: commit)
+        with contextlib.suppress(ValueError), experiment.run("reinforce", load_config(PARAMS)):
+            if status:
+                raise status
+    monkeypatch.undo()
+    monkeypatch.chdir(house)
+    run_promote("labelled")
+    (version,) = registry.versions(client(), "labelled")
+    assert version.tags["git_commit"] == "made"
+    assert ">made<" in (house / "report/index.html").read_text()
 
 
 def test_the_report_loads_nothing_and_escapes_transcripts(house: Path) -> None:

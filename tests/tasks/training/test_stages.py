@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tasks import midtrain, pretrain
 from tasks.config import Config, load_config
 from tasks.curation import tokenizer as bpe
 from tasks.curation.shards import ShardError, write_shards
+from tasks.tracking.experiment import client, commit_of, recorded_run
+from tasks.tracking.provenance import file_digest
 from tasks.training.report import Reporter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +40,7 @@ SMALL = [
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A folder with a small corpus and demonstrations, as the current one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     texts = [
         f"def f{i}(a, b):\n    return a * {i} + b  # the quick brown fox jumps over lazy dog {i}\n" for i in range(400)
     ]
@@ -81,6 +85,21 @@ def test_pretrain_then_midtrain(workplace: Config) -> None:
     Transformer.from_pretrained("checkpoints/midtrain")
     assert Path("checkpoints/midtrain/tokenizer.json").is_file()
     assert not list(Path(".longhaul").glob("state/*"))
+
+
+def test_equal_weights_are_equal_files_and_data_whatever_the_commit(
+    workplace: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = []
+    for commit in ("first", "second"):
+        monkeypatch.setattr(sys.modules["tasks.tracking.provenance"], "_git", lambda *_, commit=commit: commit)
+        assert pretrain.main(["--params", str(ROOT / "params.yaml"), *(f"--set={value}" for value in SMALL)]) == 0
+        hashes.append({path.name: file_digest(path) for path in Path("checkpoints/pretrain").iterdir()})
+        assert recorded_run("pretrain")["git_commit"] == f"{commit}-dirty"
+        record = json.loads(Path("checkpoints/pretrain/longhaul.json").read_text())
+        assert commit_of(client(), record) == f"{commit}-dirty"
+    assert hashes[0] == hashes[1]
+    assert "longhaul.json" in hashes[0]
 
 
 def test_truncated_shard_leaves_nothing(workplace: Config) -> None:
