@@ -7,9 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from tasks.config.errors import ConfigError, describe, unknown_key
+from tasks.config.values import (
+    FamilyCounts,
+    FamilyShares,
+    FamilyTasks,
+    OptionalFamilyShares,
+    Probability,
+    Share,
+    SourceShares,
+)
 
 if TYPE_CHECKING:
     from model import ModelConfig
@@ -29,9 +46,9 @@ class DemonstrateConfig:
     """Expert demonstrations, executed for real."""
 
     __pydantic_config__ = STRICT
-    counts: Mapping[str, int] = field(default_factory=dict)  # family -> training demonstrations
+    counts: FamilyCounts = field(default_factory=dict)  # family -> training demonstrations
     heldout: NonNegativeInt = 400  # held-out tasks a family, listed for decontamination
-    slip_rate: float = 0.6
+    slip_rate: Share = 0.6
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class CurateConfig:
     max_document_bytes: PositiveInt = 200_000
     minimum_documents: NonNegativeInt = 20  # the gate refuses a smaller batch
     minimum_bytes: NonNegativeInt = 100_000
-    heldout_fraction: float = 0.03  # of the documents, by the hash of their text
+    heldout_fraction: Probability = 0.03  # of the documents, by the hash of their text
     tokenizer_bytes: PositiveInt = 4_000_000  # sample of the corpus that trains the tokenizer
     demonstration_weight: float = 1.0  # weight of the demonstrations' text beside that sample
     shard_tokens: PositiveInt = 16_000_000
@@ -63,8 +80,8 @@ class PretrainConfig:
     optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
-    decay: float = 0.3  # share of the steps over which the learning rate falls
-    repeat_share: float = 0.2  # of the rows: random strings repeated at once, so that copying forms
+    decay: Share = 0.3  # share of the steps over which the learning rate falls
+    repeat_share: Share = 0.2  # of the rows: random strings repeated at once, so that copying forms
     zero_stage: int = 0  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
     dtype: Literal["float32", "bfloat16"] = "float32"
     heldout_windows: PositiveInt = 160
@@ -91,10 +108,10 @@ class MidtrainConfig:
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
     indexer_lr: float = 1e-2
-    decay: float = 0.6  # share of the agent steps over which the learning rate falls
-    mixture: Mapping[str, float] = field(default_factory=dict)  # source -> share of the rows
-    agent_mixture: Mapping[str, float] = field(default_factory=dict)
-    families: Mapping[str, float] = field(default_factory=dict)  # share of transcripts; {}: all alike
+    decay: Share = 0.6  # share of the agent steps over which the learning rate falls
+    mixture: SourceShares = field(default_factory=dict)  # source -> share of the rows
+    agent_mixture: SourceShares = field(default_factory=dict)
+    families: OptionalFamilyShares = field(default_factory=dict)  # share of transcripts; {}: all alike
     trajectory_weight: float = 1.0  # loss weight of the tokens that the expert wrote
     other_weight: float = 0.1  # of instructions and observations
     zero_stage: int = 0
@@ -115,7 +132,7 @@ class ReinforceConfig:
     updates: PositiveInt = 22  # learner steps; each publishes a policy
     groups_per_batch: PositiveInt = 16
     samples_per_group: PositiveInt = 8
-    families: Mapping[str, float] = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
+    families: FamilyShares = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
     reward: Literal["judge", "random"] = "judge"
     objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"] = "glm5_agentic"
     clip_low: float = 0.2
@@ -138,7 +155,7 @@ class ReinforceConfig:
     threads: PositiveInt = 1  # torch threads of each worker
     lease_seconds: PositiveFloat = 60.0
     keep_policies: PositiveInt = 4
-    evaluation: Mapping[str, int] = field(default_factory=dict)  # family -> held-out tasks, before and after
+    evaluation: FamilyCounts = field(default_factory=dict)  # family -> held-out tasks, before and after
 
 
 @dataclass(frozen=True)
@@ -146,7 +163,7 @@ class EvaluateConfig:
     """Held-out benchmarks, of the candidate and of the checkpoint before RL, on the same tasks and seeds."""
 
     __pydantic_config__ = STRICT
-    tasks: Mapping[str, int] = field(default_factory=lambda: {"shell": 50})  # family -> held-out tasks
+    tasks: FamilyTasks = field(default_factory=lambda: {"shell": 50})  # family -> held-out tasks
     samples: PositiveInt = 8  # episodes a task at temperature 1; one more is greedy
     first_seed: int = 0
     concurrency: PositiveInt = 96  # episodes that run at once
@@ -165,8 +182,8 @@ class PromoteConfig:
 
     __pydantic_config__ = STRICT
     name: str = "longhaul"  # of the registered model
-    margin: float = 0.02  # loss of mean pass@1 against a champion that still counts as not worse
-    confidence: float = 0.95  # of the one-sided interval
+    margin: NonNegativeFloat = 0.02  # loss of mean pass@1 against a champion that still counts as not worse
+    confidence: Probability = 0.95  # of the one-sided interval
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,25 @@ class Config:
     reinforce: ReinforceConfig
     evaluate: EvaluateConfig
     promote: PromoteConfig
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a context is longer than the positions of the model."""
+        limit = self.model.get("max_position_embeddings")
+        for key, length in self._contexts().items():
+            if isinstance(limit, int) and length > limit:
+                raise ValueError(
+                    f"The key {key!r} in params.yaml is {length}, more than model.max_position_embeddings, {limit}."
+                )
+
+    def _contexts(self) -> dict[str, int]:
+        """The keys that say how many tokens the network sees at once."""
+        return {
+            "pretrain.context": self.pretrain.context,
+            "midtrain.context": self.midtrain.context,
+            "midtrain.agent_context": self.midtrain.agent_context,
+            "reinforce.max_context": self.reinforce.max_context,
+            "evaluate.max_context": self.evaluate.max_context,
+        }
 
     def model_config(self) -> ModelConfig:
         """The `model` section as the network's own configuration. Imports torch, hence a method."""

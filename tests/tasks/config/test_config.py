@@ -9,6 +9,8 @@ import pytest
 
 from tasks.config import ConfigError, load_config
 from tasks.config.__main__ import write_overrides
+from tasks.config.values import FAMILIES
+from tasks.environments.registry import families
 
 PARAMS = Path("params.yaml")
 
@@ -37,6 +39,37 @@ def test_default_file_is_valid_and_frozen() -> None:
             "section 'pretrain' of params.yaml is wrong: the optimizer 'muon' needs zero_stage 0",
         ),
         ("midtrain.agent_steps=-1", r"'midtrain\.agent_steps' in params\.yaml is wrong"),
+        (
+            "pretrain.context=2048",
+            r"'pretrain\.context' in params\.yaml is 2048, more than model\.max_position_embeddin",
+        ),
+        ("midtrain.context=1025", r"'midtrain\.context' in params\.yaml is 1025"),
+        ("midtrain.agent_context=1025", r"'midtrain\.agent_context'"),
+        ("reinforce.max_context=1025", r"'reinforce\.max_context'"),
+        ("evaluate.max_context=1025", r"'evaluate\.max_context'"),
+        ("model.max_position_embeddings=512", r"'midtrain\.context' in params\.yaml is 1024"),
+        (
+            "midtrain.mixture={corpsu: 1}",
+            r"'midtrain\.mixture\.corpsu' in params\.yaml is unknown: choose one of corpus",
+        ),
+        ("midtrain.agent_mixture={x: 1}", r"'midtrain\.agent_mixture\.x' in params\.yaml is unknown"),
+        (
+            "midtrain.families={shel: 1}",
+            r"'midtrain\.families\.shel' in params\.yaml is unknown: choose one of shell, cha",
+        ),
+        ("reinforce.families={web: 1}", r"'reinforce\.families\.web' in params\.yaml is unknown"),
+        ("reinforce.evaluation={web: 1}", r"'reinforce\.evaluation\.web' in params\.yaml is unknown"),
+        ("demonstrate.counts={web: 1}", r"'demonstrate\.counts\.web' in params\.yaml is unknown"),
+        ("evaluate.tasks={web: 1}", r"'evaluate\.tasks\.web' in params\.yaml is unknown"),
+        ("midtrain.mixture={corpus: -0.1}", r"'midtrain\.mixture\.corpus' in params\.yaml is wrong: .*not -0\.1"),
+        ("reinforce.families={shell: -1}", r"'reinforce\.families\.shell' in params\.yaml is wrong"),
+        ("reinforce.families={shell: 0, chain: 0, repair: 0}", r"'reinforce\.families' .*sum to more than 0\.$"),
+        ("midtrain.families={shell: 0, chain: 0, repair: 0}", r"'midtrain\.families' .*sum to more than 0"),
+        ("midtrain.mixture={corpus: 0, retrieval: 0, trajectories: 0}", r"'midtrain\.mixture' .*sum to more than 0"),
+        ("evaluate.tasks={shell: 0}", r"'evaluate\.tasks\.shell' in params\.yaml is wrong: .*greater than 0, not 0"),
+        ("demonstrate.counts={shell: -1}", r"'demonstrate\.counts\.shell' in params\.yaml is wrong"),
+        ("pretrain.repeat_share=1.5", r"'pretrain\.repeat_share' in params\.yaml is wrong"),
+        ("promote.confidence=1.0", r"'promote\.confidence' in params\.yaml is wrong"),
     ],
 )
 def test_wrong_override_names_the_key(override: str, sentence: str) -> None:
@@ -76,6 +109,16 @@ def test_written_override_beats_the_profile(tmp_path: Path) -> None:
     config = load_config(copy)
     assert (config.profile, config.pretrain.steps, config.pretrain.muon_lr) == ("gpu", 7, 0.5)
     assert load_config(copy, ["profile=laptop"]).pretrain.steps == load_config(PARAMS).pretrain.steps
+
+
+def test_known_families_are_those_of_the_registry() -> None:
+    assert families() == FAMILIES
+
+
+def test_families_that_are_left_out_stay_possible() -> None:
+    config = load_config(PARAMS, ["reinforce.evaluation={shell: 0, chain: 0, repair: 0}", "midtrain.mixture.corpus=0"])
+    assert sum(config.reinforce.evaluation.values()) == 0
+    assert config.midtrain.mixture["corpus"] == 0
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
