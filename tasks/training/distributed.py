@@ -7,11 +7,9 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -30,8 +28,7 @@ def start_process_group() -> None:
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:
-        meeting_point = Path(tempfile.mkdtemp(prefix="longhaul-")) / "group"
-        dist.init_process_group(backend, init_method=f"file://{meeting_point}", rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # in memory: leaves no file
     atexit.register(_leave)
 
 

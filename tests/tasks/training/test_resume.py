@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ from tests.tasks.training import tiny
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run_program(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run_program(*arguments: str, launcher: tuple[str, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, "-m", "tests.tasks.training.program", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,13 @@ def test_killed_run_resumes_with_the_same_curve_and_weights(
     if kill_at > 4:
         assert "goes on from the state saved after step" in resumed.stdout
     assert json.loads(out.read_text()) == unbroken
+
+
+def test_a_killed_program_leaves_no_temporary_file(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    assert run_program(str(tmp_path / "state"), "out.json", "2", TMPDIR=str(temporary)).returncode == -9
+    assert list(temporary.glob("longhaul*")) == []
 
 
 def saved_state(tmp_path: Path) -> ResumeState:
