@@ -19,7 +19,6 @@ from tasks.curation.corpus import (
     publish,
     split_documents,
     write_corpus,
-    write_json,
 )
 from tasks.curation.documents import SourceError
 from tasks.curation.gate import GateError, check_batch
@@ -27,7 +26,7 @@ from tasks.curation.machine import Tally
 from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
 from tasks.curation.tokenizer import TokenizerError, demonstration_texts
-from tasks.tracking.metrics import process_seconds, write_metrics
+from tasks.tracking.metrics import process_seconds, write_json, write_metrics
 
 CORPUS, DEMONSTRATIONS, METRICS = Path("data/corpus"), Path("data/demonstrations"), Path("metrics/curate.json")
 BAD_INPUT = (ConfigError, SourceError, GateError, TokenizerError, EmptySplitError)

@@ -50,13 +50,7 @@ class Material:
 def phases(config: Config) -> list[Phase]:
     """Dense at the longer context, indexer warm-up, sparse on the mixture, then mostly trajectories with it frozen."""
     section = config.midtrain
-    settings = OptimizerSettings(
-        name=section.optimizer,
-        muon_lr=section.muon_lr,
-        adamw_lr=section.adamw_lr,
-        zero_stage=section.zero_stage,
-        dtype=section.dtype,
-    )
+    settings = OptimizerSettings.of(section)
     indexer = replace(settings, name="adamw", adamw_lr=section.indexer_lr)
     mixture, agent = dict(section.mixture), dict(section.agent_mixture)
     size, agent_size = (section.batch, section.context), (section.agent_batch, section.agent_context)

@@ -31,13 +31,7 @@ METRICS = Path("metrics/pretrain.json")
 def phases(config: Config) -> list[Phase]:
     """One dense phase; a share of the rows are adjacent repeats, so that copying forms early."""
     section = config.pretrain
-    optimizer = OptimizerSettings(
-        name=section.optimizer,
-        muon_lr=section.muon_lr,
-        adamw_lr=section.adamw_lr,
-        zero_stage=section.zero_stage,
-        dtype=section.dtype,
-    )
+    optimizer = OptimizerSettings.of(section)
     mixture = {"corpus": 1.0 - section.repeat_share, "repeats": section.repeat_share}
     return [
         Phase("dense", "dense", section.steps, section.batch, section.context, mixture, optimizer, decay=section.decay)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from tasks.config import Config, parse_arguments
 from tasks.rl import supervisor
+from tasks.rl.errors import exit_status
 from tasks.rl.spec import SPEC, read_spec
 from tasks.tracking import provenance, run
 from tasks.tracking.metrics import write_metrics
@@ -76,12 +76,7 @@ def _retire(run_dir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.reinforce [--set key=value ...]`."""
-    try:
-        reinforce(parse_arguments("reinforce", argv))
-    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: reinforce(parse_arguments("reinforce", argv)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 import shutil
 from collections.abc import Sequence
@@ -77,17 +76,6 @@ def baselines(texts: Sequence[str]) -> dict[str, float]:
         "unigram_bits_per_byte": float(-(shares * np.log2(shares)).sum()),
         "xz_bits_per_byte": 8 * len(lzma.compress(data, preset=9)) / len(data),
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON in one step: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def publish(built: Path, target: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from tasks.config import load_config
 from tasks.rl import supervisor
+from tasks.rl.errors import exit_status
 
 MEASURES = ("before", "after")
 
@@ -40,12 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.part != "prepare" and arguments.run_dir is None:
         parser.error("every part but `prepare` needs --run-dir")
-    try:
-        run_part(arguments.part, arguments.run_dir)
-    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run_part(arguments.part, arguments.run_dir))
 
 
 if __name__ == "__main__":

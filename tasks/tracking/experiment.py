@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.tracking.metrics import write_json
 from tasks.tracking.provenance import git_commit, provenance, stage_params
 
 EXPERIMENT = "longhaul"
@@ -219,8 +220,4 @@ def _exists(handle: Any, run_id: str) -> bool:
 
 
 def _remember(stage: str, identity: Mapping[str, str], run_id: str, status: str) -> None:
-    STATE.mkdir(parents=True, exist_ok=True)
-    place = STATE / f"{stage}.run"
-    temporary = place.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"run_id": run_id, "status": status, **identity}, indent=1))
-    os.replace(temporary, place)
+    write_json(STATE / f"{stage}.run", {"run_id": run_id, "status": status, **identity})

@@ -1,4 +1,4 @@
-"""metrics/<stage>.json, which DVC compares between runs (`dvc metrics diff`)."""
+"""JSON files that are complete or absent: metrics/<stage>.json, which `dvc metrics diff` compares, and others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ import psutil
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all."""
+    """Writes metrics/<stage>.json whole or not at all."""
+    write_json(path, metrics)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON in one step: a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(draft, path)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.config.sections import MidtrainConfig, PretrainConfig
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -24,6 +26,17 @@ class OptimizerSettings:
     clip: float = 1.0
     zero_stage: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @classmethod
+    def of(cls, section: PretrainConfig | MidtrainConfig) -> OptimizerSettings:
+        """What a section of `params.yaml` says of the optimizer; the rest as above."""
+        return cls(
+            name=section.optimizer,
+            muon_lr=section.muon_lr,
+            adamw_lr=section.adamw_lr,
+            zero_stage=section.zero_stage,
+            dtype=section.dtype,
+        )
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
