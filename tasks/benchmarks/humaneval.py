@@ -124,7 +124,7 @@ def grade(problem: Problem, completion: str, factory: BoxFactory) -> Attempt:
     program = problem.prompt + completion
     try:
         compile(program, "solution.py", "exec")
-    except (SyntaxError, ValueError) as error:
+    except Exception as error:  # of deep nesting also RecursionError and MemoryError: all of it the completion's doing
         return Attempt(problem.id, completion, False, f"does not compile: {type(error).__name__}")
     try:
         text = answer(problem, program, factory)

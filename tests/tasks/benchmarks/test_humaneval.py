@@ -60,6 +60,20 @@ def test_reference_solutions_of_some_problems_pass(plain_factory: Any) -> None:
     assert [attempt.reason for attempt in attempts] == [""] * len(chosen)
 
 
+@pytest.mark.parametrize(
+    ("completion", "error"),
+    [
+        ("    return 1" + "+1" * 100_000, "RecursionError"),
+        ("    return " + "-" * 100_000 + "1", "MemoryError"),
+        ("    return '\ud800'", "UnicodeEncodeError"),
+    ],
+    ids=lambda value: value if len(value) < 20 else "",
+)
+def test_what_the_compiler_cannot_take_is_a_failed_sample(completion: str, error: str, plain_factory: Any) -> None:
+    (attempt,) = grade_all({FIRST.id: completion}, plain_factory)
+    assert (attempt.passed, attempt.reason, attempt.error) == (False, f"does not compile: {error}", None)
+
+
 @pytest.mark.slow
 def test_all_164_reference_solutions_pass_in_the_sandbox() -> None:
     from tasks.sandbox import open_sandbox
