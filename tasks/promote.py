@@ -3,7 +3,10 @@
 The gate compares pass@1 at temperature 1 on the same held-out tasks and sampling seeds, averaged over families with
 equal weight, by the one-sided 95 % bootstrap interval of the paired difference (whole tasks drawn, within families):
 - no champion yet: the lower end of (candidate - checkpoint before RL) must exceed 0;
-- against a champion: the lower end of (candidate - champion) must exceed -`promote.margin` (not worse).
+- against a champion: the lower end of (candidate - champion) must exceed -`promote.margin` (not worse), and that of
+  (candidate - the best champion so far) too.
+The best one stays what it is until a candidate is better for certain: the lower end of the difference exceeds 0. So
+the margin is granted once: champions that are each a little worse than the one before cannot walk downhill.
 The candidate is registered either way; the alias `champion` moves only if the gate passes.
 """
 
@@ -65,16 +68,17 @@ def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     digest = sha256(CANDIDATE / "model.safetensors")
     if evaluation["model_sha256"] != digest:
         raise PromotionError(f"{EVALUATION} was measured on other weights than those in {CANDIDATE}.")
-    best = registry.champion(tracker.client, name)
-    decision = decide(config, best, digest, tracker)
+    champion = registry.champion(tracker.client, name)
+    decision = decide(config, champion, digest, tracker)
     _say(1, decision["statement"])
     lineage = json.loads((CANDIDATE / "longhaul.json").read_text(encoding="utf-8"))
     lineage |= {"git_commit": commit_of(tracker.client, lineage)}
-    made = best if decision["unchanged"] and best else _register(config, tracker, evaluation, decision, lineage)
-    if decision["passed"] and not decision["unchanged"]:
-        registry.move_champion(tracker.client, name, made.number, decision["statement"])
-    _say(2, f"{name}/{made.number} registered; champion is {_champion_number(tracker, name)}")
-    metrics = decision | {"version": f"{name}/{made.number}", "champion": _champion_number(tracker, name)}
+    unchanged = champion if decision["unchanged"] else None
+    made = unchanged or _register(config, tracker, evaluation, decision, lineage)
+    if decision["passed"] and not unchanged:
+        registry.move_champion(tracker.client, name, made.number, decision["statement"], decision["best_champion"])
+    metrics = decision | {"version": f"{name}/{made.number}", **_champions(tracker, name)}
+    _say(2, f"{metrics['version']} registered; champion is {metrics['champion']}")
     page = write_report(REPORT, metrics, lineage, SAMPLES)
     tracker.artifact(page)
     metrics["seconds"] = process_seconds()
@@ -84,28 +88,48 @@ def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     return metrics
 
 
-def decide(config: Config, best: Version | None, digest: str, tracker: Tracker) -> dict[str, Any]:
-    """The gate's outcome as the metrics file holds it, with a sentence that states it."""
-    if best is not None and best.model_sha256 == digest:
-        statement = f"The champion, version {best.number}, already has these weights."
+def decide(config: Config, champion: Version | None, digest: str, tracker: Tracker) -> dict[str, Any]:
+    """The gate's outcome as the metrics file holds it, with a sentence that states it.
+
+    `best_champion` is the version that stays the best so far; None where a promoted candidate takes its place.
+    """
+    if champion is not None and champion.model_sha256 == digest:
+        statement = f"The champion, version {champion.number}, already has these weights."
         return {"passed": True, "unchanged": True, "statement": statement}
+    if champion is None:
+        before = pair(read_episodes(SAMPLES, "baseline"), read_episodes(SAMPLES, "candidate"))
+        return _decision("the checkpoint before RL", before.gate(0.0, config.promote.confidence), None)
+    best = registry.best_champion(tracker.client, config.promote.name) or champion
+    outcomes = {title: _against(config, other, tracker) for title, other in _opponents(champion, best).items()}
+    opponent, closest = min(outcomes.items(), key=lambda entry: entry[1].lower)
+    *_, against_best = outcomes.values()
+    return _decision(opponent, closest, None if against_best.lower > 0 else best.number)
+
+
+def _opponents(champion: Version, best: Version) -> dict[str, Version]:
+    """Whom the candidate must not fall behind, the best champion so far last."""
+    if best.number == champion.number:
+        return {f"champion version {champion.number}": champion}
+    return {f"champion version {champion.number}": champion, f"version {best.number} (the best champion so far)": best}
+
+
+def _against(config: Config, other: Version, tracker: Tracker) -> Gate:
     candidate = read_episodes(SAMPLES, "candidate")
-    if best is None:
-        opponent, margin = "the checkpoint before RL", 0.0
-        others: Sequence[Graded] = read_episodes(SAMPLES, "baseline")
-    else:
-        opponent, margin = f"champion version {best.number}", config.promote.margin
-        others = champion_episodes(config, best, candidate, tracker)
-    outcome = pair(others, candidate).gate(margin, config.promote.confidence)
+    paired = pair(champion_episodes(config, other, candidate, tracker), candidate)
+    return paired.gate(config.promote.margin, config.promote.confidence)
+
+
+def _decision(opponent: str, outcome: Gate, best: str | None) -> dict[str, Any]:
     return {
         "passed": outcome.passed,
         "unchanged": False,
         "opponent": opponent,
         "difference": outcome.difference,
         "lower": outcome.lower,
-        "margin": margin,
+        "margin": outcome.margin,
         "confidence": outcome.confidence,
         "tasks": outcome.clusters,
+        "best_champion": best,
         "statement": _statement(outcome, opponent),
     }
 
@@ -175,9 +199,12 @@ def _statement(outcome: Gate, opponent: str) -> str:
     )
 
 
-def _champion_number(tracker: Tracker, name: str) -> str | None:
-    best = registry.champion(tracker.client, name)
-    return best.number if best else None
+def _champions(tracker: Tracker, name: str) -> dict[str, str | None]:
+    found = {
+        "champion": registry.champion(tracker.client, name),
+        "best_champion": registry.best_champion(tracker.client, name),
+    }
+    return {key: one.number if one else None for key, one in found.items()}
 
 
 def _say(step: int, message: str) -> None:

@@ -5,7 +5,8 @@
     python -m tasks.tracking.registry promote 3           # by hand, without the gate
     python -m tasks.tracking.registry download champion folder
 
-The history of the alias is a tag on the registered model, so that a rollback needs no second store.
+The history of the alias is a tag on the registered model, so that a rollback needs no second store. Each entry names
+the best champion of its time as well, against which the gate of `promote` measures besides the present one.
 """
 
 from __future__ import annotations
@@ -86,12 +87,23 @@ def versions(handle: Any, name: str) -> list[Version]:
     return sorted(found, key=lambda entry: int(entry.number))
 
 
-def move_champion(handle: Any, name: str, number: str, reason: str) -> None:
-    """Points the alias at a version and notes who held it before, when and why."""
+def best_champion(handle: Any, name: str) -> Version | None:
+    """The best champion so far: the present one unless an earlier one was noted as better; None before the first."""
+    present, past = champion(handle, name), history(handle, name)
+    if present is None or not past or past[-1]["version"] != present.number:  # the alias was moved elsewhere
+        return present
+    return version(handle, name, past[-1].get("best", present.number))
+
+
+def move_champion(handle: Any, name: str, number: str, reason: str, best: str | None = None) -> None:
+    """Points the alias at a version and notes who held it before, when and why, and which champion is the best so far.
+
+    Without `best` it is this version: a move by hand says so.
+    """
     version(handle, name, number)
-    past = history(handle, name)
-    past.append({"version": number, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason})
-    _point(handle, name, number, past)
+    moved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    entry = {"version": number, "time": moved, "reason": reason, "best": best or number}
+    _point(handle, name, number, [*history(handle, name), entry])
 
 
 def rollback(handle: Any, name: str) -> str:
@@ -106,7 +118,7 @@ def rollback(handle: Any, name: str) -> str:
 
 
 def history(handle: Any, name: str) -> list[dict[str, str]]:
-    """The champions so far, oldest first, the present one last."""
+    """The champions so far with time, reason and the best of then, oldest first, the present one last."""
     models = handle.search_registered_models(f"name = '{name}'")
     return json.loads(models[0].tags.get(HISTORY, "[]")) if models else []
 
@@ -137,9 +149,10 @@ def _version(entry: Any) -> Version:
 
 
 def _print_versions(handle: Any, name: str) -> None:
-    best = champion(handle, name)
+    present, best = champion(handle, name), best_champion(handle, name)
     for entry in versions(handle, name):
-        mark = f"  <- {CHAMPION}" if best and best.number == entry.number else ""
+        mark = f"  <- {CHAMPION}" if present and present.number == entry.number else ""
+        mark += "  (best so far)" if best and best.number == entry.number else ""
         print(
             f"{name}/{entry.number}  {entry.model_sha256[:12]}  commit {entry.tags.get('git_commit', '?')[:12]}{mark}"
         )

@@ -81,8 +81,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def run_promote(name: str) -> dict[str, Any]:
-    assert promote.main(["--set", f"promote.name={name}"]) == 0
+def run_promote(name: str, *arguments: str) -> dict[str, Any]:
+    assert promote.main(["--set", f"promote.name={name}", *arguments]) == 0
     found: dict[str, Any] = json.loads(Path("metrics/promote.json").read_text())
     return found
 
@@ -109,6 +109,23 @@ def test_a_champion_is_replaced_by_an_equal_and_kept_against_a_worse(house: Path
     assert not found["passed"]
     assert registry.main(["rollback", "--name", "second"]) == 0
     best = registry.champion(client(), "second")
+    assert best is not None
+    assert best.number == "1"
+
+
+def test_champions_that_are_each_a_little_worse_are_stopped(house: Path) -> None:
+    """Every step passes against the last champion; the third would fall behind the best one by more than the margin."""
+    margin = ("--set", "promote.margin=0.2")
+    for weights, solved, champion in ((b"p", 20, "1"), (b"q", 18, "2"), (b"r", 16, "2"), (b"s", 30, "4")):
+        write_checkpoint(house, weights, baseline=5, candidate=solved)
+        found = run_promote("downhill", *margin)
+        assert found["champion"] == champion
+        if solved == 16:
+            assert found["opponent"] == "version 1 (the best champion so far)"
+            assert -0.2 < found["difference"] < 0
+        assert found["best_champion"] == ("4" if solved == 30 else "1")
+    assert registry.main(["rollback", "--name", "downhill"]) == 0
+    best = registry.best_champion(client(), "downhill")
     assert best is not None
     assert best.number == "1"
 
