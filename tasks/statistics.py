@@ -7,8 +7,9 @@ section 14.3 for BCa. Everything is seeded: the same values give the same interv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -20,6 +21,7 @@ Method = Literal["percentile", "bca"]
 
 RESAMPLES = 2000
 _CHUNK = 2_000_000  # drawn cluster indices held at once: 16 MB
+_ALIKE = 1e-12  # a spread below this is rounding
 
 
 class StatisticsError(ValueError):
@@ -85,22 +87,27 @@ def estimate(
 def proportion(successes: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> Estimate:
     """Share of successes [N] in {0, 1}, with its 95 % interval over whole clusters.
 
-    Where all or none succeed every resample is alike and a bootstrap would claim certainty; there the interval is the
-    exact one for that many independent clusters (Clopper and Pearson, Biometrika 1934).
+    Where all or none succeed the interval is the exact one for that many independent clusters.
     """
     found = estimate(successes, clusters, seed)
-    slack = 1.0 - float(0.025 ** (1.0 / found.clusters))
-    if found.value in (0.0, 1.0):
-        ci95 = (0.0, slack) if found.value == 0.0 else (1.0 - slack, 1.0)
-        return Estimate(found.value, ci95, found.n, found.stderr, found.clusters)
-    return found
+    if found.stderr > _ALIKE:
+        return found
+    down, up = _unseen(found.value, found.clusters, 0.0, 1.0)
+    return replace(found, ci95=(found.value - down, found.value + up))
 
 
 def paired_difference(
     before: ArrayLike, after: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Estimate:
-    """Mean of `after - before` over the same units [N], with its 95 % interval."""
-    return estimate(_paired(before, after), clusters, seed)
+    """Mean of `after - before` over the same units [N], scores in [0, 1], with its 95 % interval.
+
+    Where every cluster changed alike (say, none did) the interval still admits clusters unlike those seen.
+    """
+    found = estimate(_paired(before, after), clusters, seed)
+    if found.stderr > _ALIKE:
+        return found
+    down, up = _unseen(found.value, found.clusters, -1.0, 1.0)
+    return replace(found, ci95=(found.value - down, found.value + up))
 
 
 def gate(
@@ -118,9 +125,10 @@ def gate(
     strata: a label a value (its family); each stratum's mean then counts equally, and resampling stays within it.
     """
     difference = _paired(before, after)
-    means, value, clusters_used = _stratified(difference, clusters, strata, seed)
+    parts = _strata(difference, clusters, strata)
+    means, value = _stratified(parts, seed)
     lower = float(np.quantile(means, 1.0 - confidence))
-    return Gate(lower > -margin, value, lower, margin, confidence, clusters_used)
+    return Gate(lower > -margin, value, lower, margin, confidence, sum(len(sums) for sums, _ in parts))
 
 
 def stratified_difference(
@@ -130,11 +138,19 @@ def stratified_difference(
     strata: Sequence[Hashable],
     seed: int = 0,
 ) -> Estimate:
-    """Mean over strata of the mean paired difference, every stratum counting equally, with its 95 % interval."""
+    """Mean over strata of the mean paired difference of scores in [0, 1], every stratum counting equally.
+
+    Its 95 % interval is the bootstrap's; what strata whose clusters all changed alike leave unseen is combined with
+    it by square-and-add (Zou and Donner, Statistics in Medicine 2008).
+    """
     difference = _paired(before, after)
-    means, value, units = _stratified(difference, clusters, strata, seed)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(value, (float(low), float(high)), len(difference), float(means.std(ddof=1)), units)
+    parts = _strata(difference, clusters, strata)
+    means, value = _stratified(parts, seed)
+    low, high = (float(end) for end in np.quantile(means, [0.025, 0.975]))
+    reaches = [_unseen(shares[0], len(shares), -1.0, 1.0) for shares in _agreeing(parts)]
+    down, up = (math.hypot(*side) / len(parts) for side in zip(*reaches, strict=True)) if reaches else (0.0, 0.0)
+    ci95 = (value - math.hypot(value - low, down), value + math.hypot(high - value, up))
+    return Estimate(value, ci95, len(difference), float(means.std(ddof=1)), sum(len(sums) for sums, _ in parts))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -203,21 +219,39 @@ def _cluster_sums(
     return np.bincount(codes, values * weight, count).astype(float), np.bincount(codes, weight, count).astype(float)
 
 
-def _stratified(
-    values: Floats, clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None, seed: int
-) -> tuple[Floats, float, int]:
-    """Bootstrap means [resamples], point value and cluster count, strata averaged with equal weight."""
+def _strata(
+    values: Floats, clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
+) -> list[tuple[Floats, Floats]]:
+    """Of every stratum the sums and total weights of its clusters."""
     groups = np.zeros(len(values), dtype=np.int64) if strata is None else _codes(strata, len(values))
     labels = range(len(values)) if clusters is None else clusters
     units = _codes(list(labels), len(values))
-    means, points, count = [], [], 0
-    for index in range(int(groups.max()) + 1):
-        chosen = groups == index
-        sums, totals = _cluster_sums(values[chosen], [int(u) for u in units[chosen]], None)
-        means.append(bootstrap_means(sums, totals, seed + index))
-        points.append(float(sums.sum() / totals.sum()))
-        count += len(sums)
-    return np.mean(means, axis=0), float(np.mean(points)), count
+    masks = [groups == index for index in range(int(groups.max()) + 1)]
+    return [_cluster_sums(values[mask], [int(unit) for unit in units[mask]], None) for mask in masks]
+
+
+def _stratified(parts: Sequence[tuple[Floats, Floats]], seed: int) -> tuple[Floats, float]:
+    """Bootstrap means [resamples] and point value, strata averaged with equal weight."""
+    means = [bootstrap_means(sums, totals, seed + index) for index, (sums, totals) in enumerate(parts)]
+    points = [float(sums.sum() / totals.sum()) for sums, totals in parts]
+    return np.mean(means, axis=0), float(np.mean(points))
+
+
+def _agreeing(parts: Sequence[tuple[Floats, Floats]]) -> list[list[float]]:
+    """The clusters' means of those strata in which they are all the same."""
+    means = [(sums / totals).tolist() for sums, totals in parts]
+    return [values for values in means if max(values) - min(values) <= _ALIKE]
+
+
+def _unseen(value: float, clusters: int, floor: float, ceiling: float) -> tuple[float, float]:
+    """How far below and above `value`, shared by all clusters seen, a mean of values in [floor, ceiling] may lie.
+
+    Every resample is alike there and a bootstrap would claim certainty. But that all of them agree is only evidence
+    that at most a share 1 - 0.025 ** (1 / clusters) of the clusters does not, on either side (Clopper and Pearson,
+    Biometrika 1934; about 3.7 / clusters), and those may lie at the ends.
+    """
+    share = 1.0 - float(0.025 ** (1.0 / clusters))
+    return (value - floor) * share, (ceiling - value) * share
 
 
 def _interval(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.benchmarks.arms import Evidence, EvidenceError
-from tasks.statistics import Estimate, estimate, proportion
+from tasks.statistics import Estimate, paired_difference, proportion
 
 ROOT = Path(".longhaul/evidence")
 DOCS = Path("docs")
@@ -45,12 +45,10 @@ def pooled(scores: Scores, model: str, family: str, kind: str) -> Estimate:
 
 def difference(scores: Scores, first: str, second: str, family: str, kind: str) -> Estimate:
     """Mean of first - second over the same tasks and sampling seeds of every seed."""
-    values = [
-        one - other
-        for seed in scores
-        for one, other in zip(scores[seed][first][family][kind], scores[seed][second][family][kind], strict=True)
-    ]
-    return estimate(values, _tasks(scores, first, family, kind))
+    after, before = (
+        [solved for seed in scores for solved in scores[seed][model][family][kind]] for model in (first, second)
+    )
+    return paired_difference(before, after, _tasks(scores, first, family, kind))
 
 
 def _tasks(scores: Scores, model: str, family: str, kind: str) -> list[int]:

@@ -117,5 +117,42 @@ def test_none_or_all_of_164_is_not_certainty(value: float) -> None:
     assert proportion([0.0] * 80, clusters=[index // 8 for index in range(80)]).ci95[1] > 0.3
 
 
+def test_a_constant_share_of_a_few_tasks_is_not_certainty() -> None:
+    low, high = proportion([1.0, 0.0, 1.0, 0.0], clusters=["a", "a", "b", "b"]).ci95
+    assert low < 0.1
+    assert high > 0.9
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [(1, 1, (-0.0222, 0.0222)), (0, 1, (1 - 2 * 0.0222, 1.0))])
+def test_differences_that_are_all_alike_are_not_certainty(
+    before: float, after: float, expected: tuple[float, float]
+) -> None:
+    tasks = [index // 2 for index in range(328)]
+    found = paired_difference([before] * 328, [after] * 328, tasks)
+    assert found.value == after - before
+    assert found.ci95 == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_difference_in_n_tasks_admits_the_change_that_n_tasks_may_miss() -> None:
+    high = paired_difference(np.zeros(60), np.zeros(60)).ci95[1]
+    assert isclose((1 - high) ** 60, 0.025)
+
+
+def test_a_stratum_without_any_difference_widens_the_mean() -> None:
+    rng = np.random.default_rng(5)
+    after = np.concatenate([rng.random(60) < 0.5, np.zeros(10)]).astype(float)
+    families = ["shell"] * 60 + ["repair"] * 10
+    found = stratified_difference(np.zeros(70), after, None, families)
+    shell = paired_difference(np.zeros(60), after[:60])
+    assert found.value - found.ci95[0] > 1.2 * (shell.value - shell.ci95[0]) / 2
+    same = stratified_difference(np.zeros(70), np.zeros(70), None, families)
+    assert same.ci95[0] == -same.ci95[1] < -0.1
+
+
+def test_differences_that_vary_are_the_plain_bootstrap() -> None:
+    before, after = [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]
+    assert paired_difference(before, after, seed=4) == estimate(np.subtract(after, before), seed=4)
+
+
 def test_a_mixed_share_is_the_plain_bootstrap() -> None:
     assert proportion([0.0, 1.0, 1.0, 0.0], seed=4) == estimate([0.0, 1.0, 1.0, 0.0], seed=4)
