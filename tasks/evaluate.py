@@ -24,6 +24,7 @@ from tasks.benchmarks.humaneval import Attempt
 from tasks.benchmarks.language import LanguageSet, language_set
 from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_language
 from tasks.config import Config, parse_arguments
+from tasks.rl.agent import BoxFactory
 from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
 from tasks.statistics import Estimate, StatisticsError
 from tasks.tracking import Tracker, run
@@ -41,9 +42,13 @@ STEPS = 6
 
 def evaluate(config: Config, tracker: Tracker, results: Path = RESULTS, scores: Path = METRICS) -> dict[str, Any]:
     """Measures both models, writes the folder `results` and the file `scores`, and returns the metrics."""
+    torch.set_num_threads(config.evaluate.threads)
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        return _evaluate(config, tracker, factory, results, scores)
+
+
+def _evaluate(config: Config, tracker: Tracker, factory: BoxFactory, results: Path, scores: Path) -> dict[str, Any]:
     settings = config.evaluate
-    torch.set_num_threads(settings.threads)
-    factory = open_sandbox("bubblewrap", Limits())
     material = language_set(
         CORPUS, settings.max_context, settings.heldout_windows, settings.retrieval_documents, config.seed
     )

@@ -167,7 +167,8 @@ def _evaluate_again(config: Config, folder: Path) -> Sequence[Graded]:
     from tasks.sandbox import Limits, open_sandbox
 
     subject = Subject.load(folder, config.evaluate)
-    outcomes = run_agentic(subject, config.evaluate, open_sandbox("bubblewrap", Limits()))
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        outcomes = run_agentic(subject, config.evaluate, factory)
     return [outcome for outcome in outcomes if outcome.temperature == 1.0]
 
 

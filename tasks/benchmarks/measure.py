@@ -49,11 +49,12 @@ def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
     torch.set_num_threads(settings.threads)
     engine = Engine(model, settings.concurrency, settings.max_context, mode=MODE)
     limits = AgentLimits(settings.max_action_tokens, settings.max_context)
-    chat, factory = Chat.load(spec.tokenizer), open_sandbox("bubblewrap", Limits())
-    return evaluate_family(
-        engine, chat, factory, family, settings.evaluation[family], 1,
-        temperature=1.0, first_seed=0, concurrency=settings.concurrency, limits=limits,
-    )  # fmt: skip
+    chat = Chat.load(spec.tokenizer)
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        return evaluate_family(
+            engine, chat, factory, family, settings.evaluation[family], 1,
+            temperature=1.0, first_seed=0, concurrency=settings.concurrency, limits=limits,
+        )  # fmt: skip
 
 
 def _policy(run_dir: Path, spec: RunSpec, when: str) -> Transformer:

@@ -26,9 +26,14 @@ Outcome = tuple[float | None, str | None]
 
 
 def run(worker: Worker) -> None:
-    """The worker's body: lease, grade, record, until the run ends."""
+    """The worker's body."""
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        judge_until_the_end(worker, factory)
+
+
+def judge_until_the_end(worker: Worker, factory: Any) -> None:
+    """Leases, grades and records until the run ends."""
     settings = worker.spec.reinforce
-    factory = open_sandbox("bubblewrap", Limits())
     expired = Every(settings.lease_seconds / 4)
 
     def judge(trajectory: Trajectory) -> Outcome:

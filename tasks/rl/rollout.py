@@ -14,7 +14,7 @@ from model.engine import Engine
 from tasks.environments.chat import Chat
 from tasks.environments.registry import generate
 from tasks.rl.admission import admitted_groups
-from tasks.rl.agent import AgentLimits, AgentLoop, EpisodeSpec
+from tasks.rl.agent import AgentLimits, AgentLoop, BoxFactory, EpisodeSpec
 from tasks.rl.policy import PolicyStore
 from tasks.rl.selection import choose_task, sample_seed
 from tasks.rl.spec import policies_path
@@ -29,7 +29,7 @@ MODE = "sparse"
 class Rollout:
     """The engine, its agent loop and the leases they serve."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, factory: BoxFactory) -> None:
         self.worker = worker
         self.settings = worker.spec.reinforce
         self.policies = PolicyStore(policies_path(worker.run_dir), self.settings.keep_policies)
@@ -38,8 +38,7 @@ class Rollout:
         model = self.policies.load(version)
         self.engine = Engine(model, self.settings.concurrency, length, mode=MODE, version=version)
         limits = AgentLimits(self.settings.max_action_tokens, length)
-        chat, factory = Chat.load(worker.spec.tokenizer), open_sandbox("bubblewrap", Limits())
-        self.loop = AgentLoop(self.engine, chat, factory, limits, self._finished)
+        self.loop = AgentLoop(self.engine, Chat.load(worker.spec.tokenizer), factory, limits, self._finished)
 
     def run(self) -> None:
         """Until the run ends or the worker is told to stop."""
@@ -96,7 +95,8 @@ class Rollout:
 def run(worker: Worker) -> None:
     """The worker's body."""
     torch.set_num_threads(worker.spec.reinforce.threads)
-    Rollout(worker).run()
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        Rollout(worker, factory).run()
 
 
 if __name__ == "__main__":
