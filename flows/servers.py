@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.settings import HOME, Address, environment, mlflow_address, prefect_address
+from flows.settings import HOME, LOCAL, Address, environment, mlflow_address, prefect_address
 
 START_SECONDS = 120.0
 
@@ -72,7 +72,16 @@ def _mlflow() -> list[str]:
     return [
         program, "server", "--host", address.host, "--port", str(address.port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artifacts"),
+        *_mlflow_visitors(address),
     ]  # fmt: skip
+
+
+def _mlflow_visitors(address: Address) -> list[str]:
+    """MLflow answers to the names of this machine's loopback only, unless it is told others."""
+    if address.host in LOCAL or "MLFLOW_SERVER_ALLOWED_HOSTS" in os.environ:
+        return []
+    origins = [f"http://{place}" for place in address.places]
+    return ["--allowed-hosts", ",".join(address.places), "--cors-allowed-origins", ",".join(origins)]
 
 
 def _start_server(address: Address, command: Sequence[str]) -> None:
@@ -82,25 +91,31 @@ def _start_server(address: Address, command: Sequence[str]) -> None:
 
 
 def _check_port(address: Address) -> None:
-    """Raises ServerError when another program has the port, or our own server runs on another one."""
+    """Raises ServerError when the address cannot be had, or our own server runs on another one."""
     variable = f"LONGHAUL_{address.name.upper()}_PORT"
     running = _running(address.name)
     if running is not None:
-        if str(address.port) not in running.cmdline():
+        if not {address.host, str(address.port)} <= set(running.cmdline()):
             raise ServerError(
-                f"The {address.name} server of this folder runs on another port than {address.port}; "
-                f"end it with `make stop`, or name its port with {variable}=<port>."
+                f"The {address.name} server of this folder runs elsewhere than on {address.host}, port {address.port}; "
+                f"end it with `make stop`, or name its place with LONGHAUL_HOST and {variable}=<port>."
             )
         return
-    with socket.socket() as probe:
+    try:
+        _bind(address)
+    except OSError as error:
+        raise ServerError(
+            f"The {address.name} server cannot use port {address.port} on {address.host} ({error.strerror}); "
+            f"choose another with {variable}=<port>, or another address with LONGHAUL_HOST."
+        ) from None
+
+
+def _bind(address: Address) -> None:
+    """Takes the port for a moment. Raises OSError where it cannot be had."""
+    family, kind, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError as error:
-            raise ServerError(
-                f"The {address.name} server cannot use port {address.port} on {address.host} ({error.strerror}); "
-                f"choose another with {variable}=<port>."
-            ) from None
+        probe.bind(place)
 
 
 def _spawn(name: str, command: Sequence[str]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 HOME = Path(".longhaul")
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what a server is bound to: where this machine opens it
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class Address:
-    """One server on this machine."""
+    """One server on this machine: what it is bound to, and where it is opened."""
 
     name: str
     host: str
@@ -19,8 +24,20 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The base address a browser opens."""
-        return f"http://{self.host}:{self.port}"
+        """The base address that clients and a browser on this machine open."""
+        return f"http://{self._at(EVERYWHERE.get(self.host, self.host))}"
+
+    @property
+    def places(self) -> list[str]:
+        """Every `name:port` under which a browser may open it, from another machine too where it is bound so."""
+        names = {*LOCAL, self.host} - EVERYWHERE.keys()
+        if self.host in EVERYWHERE:
+            own = (entry.address for entries in psutil.net_if_addrs().values() for entry in entries)
+            names |= {name for name in own if ":" not in name} | {socket.gethostname(), socket.getfqdn()}
+        return sorted(self._at(name) for name in names)
+
+    def _at(self, name: str) -> str:
+        return f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
 
 
 def prefect_address() -> Address:
@@ -39,6 +56,7 @@ def environment() -> dict[str, str]:
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"{prefect_address().url}/api",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of whatever address the page was opened under
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_LOGGING_LEVEL": "INFO",
@@ -62,4 +80,4 @@ def _port(variable: str, default: int) -> int:
 
 
 def _host() -> str:
-    return os.environ.get("LONGHAUL_HOST", "127.0.0.1")
+    return os.environ.get("LONGHAUL_HOST") or "127.0.0.1"

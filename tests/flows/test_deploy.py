@@ -83,6 +83,8 @@ def test_the_nightly_deployment_gets_scheduled_runs_and_silent_runs_crash(server
     assert deployments.keys() == {"pipeline", "nightly-evaluation"}
     assert deployments["nightly-evaluation"]["entrypoint"] == "flows/nightly.py:nightly_evaluation"
     assert [pool["name"] for pool in ask(f"{server}/work_pools/filter", {})] == ["local"]
+    with urllib.request.urlopen(f"{server.removesuffix('/api')}/ui-settings", timeout=30) as answer:
+        assert json.load(answer)["api_url"] == "/api"  # a page opened under another name finds its server
     limits = ask(f"{server}/v2/concurrency_limits/filter", {})
     assert [limit["limit"] for limit in limits if limit["name"] == "accelerator"] == [1]
     automations = [entry for entry in ask(f"{server}/automations/filter", {}) if entry["name"] == CRASH_AUTOMATION]
