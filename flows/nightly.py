@@ -9,6 +9,7 @@ from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_run_logger
 
 from flows.command import stream
+from flows.names import stage_run_name
 from flows.settings import HOME
 from flows.stage import LEASE_SECONDS, post_metrics, progress_lines
 from tasks.benchmarks.regression import check_regression
@@ -17,7 +18,7 @@ RECORDED = Path("metrics/evaluate.json")
 FOLDER = HOME / "nightly"
 
 
-@flow(name="nightly-evaluation")
+@flow(name="nightly-evaluation", flow_run_name=stage_run_name("nightly"))
 async def nightly_evaluation() -> None:
     """Evaluates checkpoints/reinforce into .longhaul/nightly; fails when mean pass@1 regressed. No promotion.
 

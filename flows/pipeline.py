@@ -12,6 +12,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from flows.curate import curate
 from flows.evaluate import evaluate
 from flows.midtrain import midtrain
+from flows.names import pipeline_run_name
 from flows.pretrain import pretrain
 from flows.promote import promote
 from flows.reinforce import reinforce
@@ -23,7 +24,7 @@ from tasks.tracking.table import closing_table
 STAGES = (curate, pretrain, midtrain, reinforce, evaluate, promote)
 
 
-@flow(name="longhaul")
+@flow(name="longhaul", flow_run_name=pipeline_run_name)
 async def pipeline(overrides: Sequence[str] = ()) -> None:
     """Runs every stage that is not up to date. `overrides` are written into params.yaml first: `["seed=2"]`."""
     started = time.monotonic()

@@ -8,10 +8,11 @@ from prefect import flow, task
 from prefect.concurrency.asyncio import concurrency
 
 from flows.command import stream
+from flows.names import stage_run_name
 from flows.stage import LEASE_SECONDS, progress_lines, publish, reproduce, up_to_date
 
 
-@flow(name="reinforce", flow_run_name="reinforce")
+@flow(name="reinforce", flow_run_name=stage_run_name("reinforce"))
 async def reinforce() -> None:
     """Asynchronous reinforcement learning; skipped when DVC finds nothing changed.
 
