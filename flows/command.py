@@ -12,13 +12,20 @@ LONGEST_LINE = 1 << 20  # bytes; asyncio's own bound is 64 KiB, and a longer lin
 
 
 class CommandError(RuntimeError):
-    """A program ended with a status other than 0; the message holds the last lines it printed."""
+    """A program ended with a status other than 0; the message is one line, `lines` are the last that it printed."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines)
 
 
-def reason(error: CommandError) -> str:
-    """The last line that the program itself printed, without what DVC says after it."""
-    said = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
-    return said[-1]
+def reason(command: Sequence[str], status: int, lines: Sequence[str]) -> str:
+    """The sentence that the program itself ended with, without what DVC says after it; its last line if it is none."""
+    said = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]
+    last = said[-1] if said else ""
+    if last.endswith(".") and not last.startswith("["):
+        return last
+    return f"`{' '.join(command)}` ended with status {status}; its last line was {last!r}."
 
 
 async def stream(command: Sequence[str], on_line: LineHandler) -> list[str]:
@@ -35,7 +42,7 @@ async def stream(command: Sequence[str], on_line: LineHandler) -> list[str]:
         process.stdin.close()  # cancelled or failed here: the guard ends the whole group
         status = await process.wait()
     if status != 0:
-        raise CommandError(f"`{' '.join(command)}` ended with status {status}:\n" + "\n".join(tail))
+        raise CommandError(reason(command, status, tail), tail)
     return list(tail)
 
 

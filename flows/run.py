@@ -13,7 +13,7 @@ from flows.settings import environment, mlflow_address, prefect_address
 
 
 def main(overrides: Sequence[str]) -> int:
-    """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start."""
+    """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start, 130 when interrupted."""
     from tasks.config import ConfigError, load_config
     from tasks.sandbox import SandboxUnavailable, open_sandbox
 
@@ -32,18 +32,20 @@ def main(overrides: Sequence[str]) -> int:
 
 def _run(overrides: Sequence[str], started: float) -> int:
     # Here and not above: Prefect reads its settings from the environment when it is imported.
-    from flows.command import CommandError, reason
+    from flows.console import last_words, quieten
     from flows.deploy import prepare_server
     from flows.pipeline import pipeline
-    from tasks.tracking import TrackingError
-    from tasks.tracking.lineage import LineageError
     from tasks.tracking.table import print_table
 
-    asyncio.run(prepare_server())
+    log = quieten()
     try:
+        asyncio.run(prepare_server())
         asyncio.run(pipeline(list(overrides)))
-    except (CommandError, LineageError, TrackingError) as error:
-        print(reason(error) if isinstance(error, CommandError) else error, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except Exception as error:  # a stage's, Prefect's or MLflow's: the log holds it whole
+        print(last_words(error, log), file=sys.stderr)
         return 1
     print_table(time.monotonic() - started)
     print(

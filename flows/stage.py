@@ -34,7 +34,7 @@ async def run_stage(stage: str) -> None:
 
 
 def _lock_is_taken(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.data, CommandError) and "Unable to acquire lock" in str(state.data)
+    return isinstance(state.data, CommandError) and any("Unable to acquire lock" in line for line in state.data.lines)
 
 
 @task(retries=3, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=_lock_is_taken)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -30,10 +31,17 @@ def test_stream_hands_over_every_line_and_returns_the_tail() -> None:
 
 
 def test_failing_program_raises_with_its_last_words() -> None:
-    program = "import sys; print('the reason'); print('ERROR: failed to reproduce x'); sys.exit(3)"
-    with pytest.raises(CommandError, match=r"(?s)status 3.*the reason") as caught:
+    program = "import sys; print('The reason.'); print('ERROR: failed to reproduce x'); sys.exit(3)"
+    with pytest.raises(CommandError, match=r"^The reason\.$") as caught:
         asyncio.run(stream([sys.executable, "-c", program], _ignore))
-    assert reason(caught.value) == "the reason"
+    assert caught.value.lines == ("The reason.", "ERROR: failed to reproduce x")
+    assert pickle.loads(pickle.dumps(caught.value)).lines == caught.value.lines
+
+
+@pytest.mark.parametrize("last", ["[pretrain] step 3/9 tok/s 5.", "KeyError: 'x'", ""])
+def test_what_is_no_sentence_is_put_into_one(last: str) -> None:
+    found = reason(["dvc", "repro"], 255, [last] if last else [])
+    assert found == f"`dvc repro` ended with status 255; its last line was {last!r}."
 
 
 def test_a_long_line_does_not_end_the_stream() -> None:

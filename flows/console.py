@@ -1,0 +1,37 @@
+"""What `make run` shows of the log: all but the tracebacks, which go to .longhaul/logs/run.log and Prefect's UI."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect.logging.handlers import PrefectConsoleHandler
+
+from flows.command import CommandError
+from flows.settings import HOME
+from tasks.config import ConfigError
+from tasks.tracking import TrackingError
+from tasks.tracking.lineage import LineageError
+
+SENTENCES = (CommandError, ConfigError, LineageError, TrackingError)  # their messages say what is wrong, and where
+
+
+def quieten() -> Path:
+    """Keeps records with tracebacks off the console from here on; the file that gets all of them."""
+    log = HOME / "logs" / "run.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    whole = logging.FileHandler(log, encoding="utf-8")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.addFilter(lambda record: not record.exc_info)
+            whole.setFormatter(handler.formatter)
+    logging.getLogger().addHandler(whole)
+    return log
+
+
+def last_words(error: Exception, log: Path) -> str:
+    """Where the whole story is and, last, why the run failed."""
+    logging.getLogger(__name__).error("The run failed.", exc_info=error)
+    lines = str(error).splitlines() or [""]
+    reason = lines[0] if isinstance(error, SENTENCES) else f"{type(error).__name__}: {lines[0]}"
+    return f"Everything that was logged is in {log}.\nThe run failed: {reason}"

@@ -1,0 +1,55 @@
+"""What `make run` shows last when something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.command import CommandError
+from flows.console import last_words
+
+ROOT = Path(__file__).parents[2]
+FAILING = """
+import logging, sys
+import flows.pipeline  # sets up Prefect's log
+from flows import console
+log = console.quieten()
+logger = logging.getLogger("prefect.engine")
+try:
+    raise console.TrackingError("The store is gone.")
+except console.TrackingError as error:
+    logger.exception("Encountered an exception")
+    logger.error("Finished in state Failed")
+    print(console.last_words(error, log), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("override", ["pretrain.stepz=3", "profile=nope", "midtrain.context=5000", "seed"])
+def test_a_wrong_parameter_is_one_sentence(override: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.run", override], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(".\n")
+
+
+def test_tracebacks_go_to_the_log_and_the_sentence_comes_last(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    shown = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert any("Finished in state Failed" in line for line in shown)
+    assert shown[-2:] == [
+        "Everything that was logged is in .longhaul/logs/run.log.",
+        "The run failed: The store is gone.",
+    ]
+    assert (tmp_path / ".longhaul/logs/run.log").read_text().count("Traceback") == 2
+
+
+def test_an_error_that_nobody_foresaw_is_named() -> None:
+    assert last_words(KeyError("x"), Path("log")).splitlines()[-1] == "The run failed: KeyError: 'x'"
+    assert last_words(CommandError("It is wrong."), Path("log")).splitlines()[-1] == "The run failed: It is wrong."
