@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ class CheckpointError(ValueError):
 def save_transformer(transformer: Transformer, folder: str | Path, extra_files: Mapping[str, bytes]) -> str:
     """Writes `folder` (replacing it) and returns the sha256 of its weights.
 
+    On an error what was there stays; an OSError names the folder.
+
     extra_files maps file names to contents (tokenizer.json and the like). `longhaul.json` may be among them; the key
     `model_sha256` is added to it.
     """
@@ -39,17 +42,40 @@ def save_transformer(transformer: Transformer, folder: str | Path, extra_files: 
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(to_hugging_face(transformer), partial / WEIGHTS, metadata={"format": "pt"})
-    digest = file_sha256(partial / WEIGHTS)
-    config = transformer.config
-    _write_json(partial / CONFIG, config.to_hugging_face())
-    _write_json(partial / "generation_config.json", {"eos_token_id": config.eos_token_id, "do_sample": False})
-    for name, content in extra_files.items():
-        (partial / name).write_bytes(content)
-    record = json.loads(extra_files.get(RECORD, b"{}"))
-    _write_json(partial / RECORD, record | {"model_sha256": digest})
-    _replace_folder(partial, target)
+    try:
+        digest = _write_files(transformer, partial, extra_files)
+        _replace_folder(partial, target)
+    except OSError as error:
+        error.filename = str(target)  # not the hidden folder; and a write names no file at all
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return digest
+
+
+def _write_files(transformer: Transformer, folder: Path, extra_files: Mapping[str, bytes]) -> str:
+    save_tensors(to_hugging_face(transformer), folder / WEIGHTS, {"format": "pt"})
+    digest = file_sha256(folder / WEIGHTS)
+    config = transformer.config
+    _write_json(folder / CONFIG, config.to_hugging_face())
+    _write_json(folder / "generation_config.json", {"eos_token_id": config.eos_token_id, "do_sample": False})
+    for name, content in extra_files.items():
+        (folder / name).write_bytes(content)
+    record = json.loads(extra_files.get(RECORD, b"{}"))
+    _write_json(folder / RECORD, record | {"model_sha256": digest})
+    return digest
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """A safetensors file. Raises OSError where the operating system refuses (say, on a full disk), naming the file."""
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_transformer(folder: str | Path) -> Transformer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import sys
 from collections import Counter
@@ -16,7 +15,6 @@ from tasks.curation.corpus import (
     EmptySplitError,
     TokenizerPlan,
     baselines,
-    publish,
     split_documents,
     write_corpus,
 )
@@ -26,6 +24,7 @@ from tasks.curation.machine import Tally
 from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
 from tasks.curation.tokenizer import TokenizerError, demonstration_texts
+from tasks.disk import is_full, publish, sentence
 from tasks.tracking.metrics import process_seconds, write_json, write_metrics
 
 CORPUS, DEMONSTRATIONS, METRICS = Path("data/corpus"), Path("data/demonstrations"), Path("metrics/curate.json")
@@ -40,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
-        print(f"The disk is full: the stage 'curate' could not write below {CORPUS.parent}.", file=sys.stderr)
+        print(sentence(error, "curate", CORPUS.parent), file=sys.stderr)
         return 2
     return 0
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import Config, ConfigError, parse_arguments
+from tasks.disk import replacing, sentence
 from tasks.environments import registry
 from tasks.environments.task import Task, TaskError
 from tasks.environments.warm_box import WarmBox, WarmBoxError
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(parse_arguments("demonstrate", argv))
     except (ConfigError, TaskError, WarmBoxError, BrokenExecutor, OSError) as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "demonstrate"), file=sys.stderr)
         return 2
     return 0
 
@@ -60,15 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> None:
     """Builds the folder beside `out` and puts it there when it is complete."""
     start = time.monotonic()
-    building = out.with_name(out.name + ".tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with replacing(out) as building:
         summaries = _build(building, config, start)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(building, out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     shares = ", ".join(f"{family} {summary['success']:.2f}" for family, summary in summaries.items())
     write_metrics(metrics, {"seconds": process_seconds(), **summaries})
     print(f"[demonstrate] done in {time.monotonic() - start:.1f} s; share that succeeded: {shares}", flush=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from tasks.benchmarks.humaneval import Attempt
 from tasks.benchmarks.language import LanguageSet, language_set
 from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_language
 from tasks.config import Config, parse_arguments
+from tasks.disk import replacing, sentence
 from tasks.rl.agent import BoxFactory
 from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
 from tasks.statistics import Estimate, StatisticsError
@@ -122,15 +121,11 @@ def write_results(
     decode: Callable[[Sequence[int]], str],
 ) -> None:
     """The folder of episodes and completions, complete or absent."""
-    partial = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     lines = [{"model": "candidate"} | to_record(outcome, decode) for outcome in after]
     lines += [{"model": "baseline"} | to_record(outcome, decode) for outcome in before]
-    _write_lines(partial / "samples.jsonl", lines)
-    _write_lines(partial / "humaneval.jsonl", [dict(vars(attempt)) for attempt in attempts])
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replacing(folder) as draft:
+        _write_lines(draft / "samples.jsonl", lines)
+        _write_lines(draft / "humaneval.jsonl", [dict(vars(attempt)) for attempt in attempts])
 
 
 def _language(candidate: Subject, baseline: Subject, material: LanguageSet) -> dict[str, Any]:
@@ -182,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
             evaluate(config, tracker, places.results, places.metrics)
     except known as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "evaluate"), file=sys.stderr)
         return 2
     return 0
 

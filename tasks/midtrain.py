@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from model import Transformer
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
+from tasks.disk import sentence
 from tasks.environments.chat import Chat
 from tasks.tracking import provenance
 from tasks.tracking.metrics import process_seconds
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with reporting("midtrain", config, INPUTS) as reporter:
             reporter.summary(midtrain(config, reporter))
     except known_errors() as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "midtrain"), file=sys.stderr)
         return 2
     return 0
 

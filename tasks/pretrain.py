@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from model import Transformer
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
+from tasks.disk import sentence
 from tasks.tracking import provenance
 from tasks.tracking.metrics import process_seconds
 from tasks.training import finish, heldout
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metrics = pretrain(config, reporter)
             reporter.summary(metrics)
     except known_errors() as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "pretrain"), file=sys.stderr)
         return 2
     return 0
 

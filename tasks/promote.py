@@ -23,10 +23,11 @@ from typing import Any
 
 from tasks.benchmarks.comparison import ComparisonError, Graded, pair
 from tasks.config import Config, ConfigError, parse_arguments
+from tasks.disk import sentence
 from tasks.statistics import Gate
 from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
 from tasks.tracking.card import model_card
-from tasks.tracking.experiment import commit_of
+from tasks.tracking.experiment import STATE, commit_of
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
 from tasks.tracking.registry import RegistryError, Version
@@ -153,7 +154,7 @@ def champion_episodes(
     config: Config, best: Version, candidate: Sequence[Episode], tracker: Tracker
 ) -> Sequence[Graded]:
     """The champion's episodes on the candidate's tasks and seeds: those stored with it, or run anew if they differ."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=STATE) as scratch:
         folder = registry.download(tracker.client, config.promote.name, best.number, Path(scratch))
         stored = read_episodes(folder / OUTCOMES) if (folder / OUTCOMES).is_file() else []
         if {episode.key for episode in candidate} <= {episode.key for episode in stored}:
@@ -180,7 +181,7 @@ def _register(
     lineage: Mapping[str, str],
 ) -> Version:
     """Registers a copy of the checkpoint with its card and its episodes beside the weights."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=STATE) as scratch:
         folder = Path(scratch) / "model"
         shutil.copytree(CANDIDATE, folder)
         card = model_card(config.promote.name, evaluation, decision, lineage)
@@ -222,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with run("promote", config, [CANDIDATE, EVALUATION, SAMPLES]) as tracker:
             promote(config, tracker)
     except tuple(known) as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "promote"), file=sys.stderr)
         return 2
     return 0
 

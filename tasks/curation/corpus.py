@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +75,3 @@ def baselines(texts: Sequence[str]) -> dict[str, float]:
         "unigram_bits_per_byte": float(-(shares * np.log2(shares)).sum()),
         "xz_bits_per_byte": 8 * len(lzma.compress(data, preset=9)) / len(data),
     }
-
-
-def publish(built: Path, target: Path) -> None:
-    """Puts a finished folder in the place of the old one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    built.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

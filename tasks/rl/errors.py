@@ -6,6 +6,8 @@ import sqlite3
 import sys
 from collections.abc import Callable
 
+from tasks.disk import sentence
+
 KNOWN = (ValueError, RuntimeError, OSError, sqlite3.Error)
 
 
@@ -14,6 +16,6 @@ def exit_status(work: Callable[[], object]) -> int:
     try:
         work()
     except KNOWN as error:
-        print(error, file=sys.stderr)
+        print(sentence(error, "reinforce"), file=sys.stderr)
         return 2
     return 0

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model import Transformer
+from model.checkpoint import save_tensors
 
 MANIFEST = "manifest.json"
 LEARNER = "learner.safetensors"
@@ -68,7 +69,7 @@ class PolicyStore:
         draft = self.root / f".draft-{version:06d}"
         model.save_pretrained(draft)
         if learner is not None:
-            save_file(dict(learner), draft / LEARNER)
+            save_tensors(learner, draft / LEARNER)
         (draft / METRICS).write_text(json.dumps(dict(metrics or {})), encoding="utf-8")
         _write_manifest(draft, version)
         os.rename(draft, target)

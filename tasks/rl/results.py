@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.disk import replacing
 from tasks.rl.policy import PolicyError, PolicyStore
 from tasks.rl.spec import RunSpec, policies_path, read_measurements, store_path
 from tasks.rl.store import TrajectoryStore
@@ -63,16 +63,12 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
 
 def write_results(folder: Path, history: Sequence[Mapping[str, Any]], families: Mapping[str, Any]) -> None:
     """curve.csv and curve.png in `folder`, which is replaced whole."""
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    with (draft / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-    draw_curve(draft / "curve.png", history, families)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with replacing(folder) as draft:
+        with (draft / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+        draw_curve(draft / "curve.png", history, families)
 
 
 def draw_curve(path: Path, history: Sequence[Mapping[str, Any]], families: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ MLflow takes two seconds to import and is imported on first use only.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,11 +43,7 @@ def artifact_place(uri: str) -> str:
 
 def client() -> Any:
     """An `MlflowClient` of the tracking URI, telemetry off. Raises TrackingError if it does not answer."""
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    _quieten()
     from mlflow import MlflowClient
 
     uri = tracking_uri()
@@ -59,6 +56,29 @@ def client() -> Any:
         reason = " ".join(str(error).split())[:200]
         raise TrackingError(f"The tracking store {uri} cannot be reached: {reason}") from error
     return handle
+
+
+def _quieten() -> None:
+    """What MLflow reads of the environment when it is imported."""
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Makes a TrackingError of what MLflow raises where nothing nearer says it better."""
+    _quieten()
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrackingError(f"The tracking store {tracking_uri()} failed: {reason}") from error
 
 
 class Tracker:
@@ -124,18 +144,19 @@ class Tracker:
 def run(stage: str, config: object, inputs: Sequence[str | Path] = ()) -> Iterator[Tracker]:
     """The stage's MLflow run: continued if a killed run had the same identity, ended FINISHED, FAILED or KILLED."""
     identity = provenance(stage, config, inputs) | {"git_commit": git_commit()}
-    tracker = _open(stage, identity, config)
-    status = "FAILED"
-    try:
-        yield tracker
-        tracker.flush()
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        _remember(stage, identity, tracker.run_id, status)
-        tracker.end(status)
+    with _sentences():
+        tracker = _open(stage, identity, config)
+        status = "FAILED"
+        try:
+            yield tracker
+            tracker.flush()
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            _remember(stage, identity, tracker.run_id, status)
+            tracker.end(status)
 
 
 def recorded_run(stage: str) -> dict[str, str]:

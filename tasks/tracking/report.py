@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from tasks.disk import replacing
 from tasks.tracking import pictures
 from tasks.tracking.card import families
 from tasks.tracking.pictures import Interval, interval
@@ -67,12 +66,8 @@ def write_report(folder: Path, promotion: Mapping[str, Any], lineage: Mapping[st
             "</body></html>\n",
         ]
     )
-    partial = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / "index.html").write_text(page, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replacing(folder) as draft:
+        (draft / "index.html").write_text(page, encoding="utf-8")
     return folder / "index.html"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,25 +14,37 @@ from pathlib import Path
 import torch.distributed as dist
 
 from model.checkpoint import CheckpointError
+from tasks import disk
 from tasks.training import distributed
 
 MANIFEST = "manifest.json"
+_LEAST = 1 << 16  # bytes; torch's writer does not say why it failed, so a disk with less than this is taken as full
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """Yields a temporary sibling that all ranks write into; it takes the name `folder` at the end."""
+    """Yields a temporary sibling that all ranks write into; it takes the name `folder` at the end.
+
+    Where the block fails the sibling goes away. A full disk is an OSError that names `folder`, whatever torch says.
+    """
     temporary = folder.with_name(f"{folder.name}.tmp")
     if distributed.rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     _barrier()
-    yield temporary
-    _barrier()
-    if distributed.rank() == 0:
-        _write_manifest(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+    try:
+        yield temporary
+        _barrier()
+        if distributed.rank() == 0:
+            _write_manifest(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+    except (OSError, RuntimeError) as error:
+        full = disk.is_full(error) or shutil.disk_usage(temporary).free < _LEAST
+        shutil.rmtree(temporary, ignore_errors=True)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
     _barrier()
 
 

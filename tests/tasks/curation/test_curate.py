@@ -19,9 +19,10 @@ from tokenizers import Tokenizer
 
 from tasks import curate
 from tasks.config import Config, load_config
-from tasks.curation.corpus import baselines, publish, split_documents
+from tasks.curation.corpus import baselines, split_documents
 from tasks.curation.gate import GateError
 from tasks.curation.shards import read_split
+from tasks.disk import publish
 
 STANDARD_LIBRARY = Path(os.__file__).parent
 PARAMS = Path(__file__).parents[3] / "params.yaml"

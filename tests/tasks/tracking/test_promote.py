@@ -16,6 +16,7 @@ from tasks.config import load_config
 from tasks.tracking import experiment, registry
 from tasks.tracking.experiment import client
 from tasks.tracking.table import closing_table
+from tests.tasks.small_disk import contents, leave
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 TASKS = 30
@@ -203,3 +204,26 @@ def test_the_closing_table_states_the_overhead(house: Path) -> None:
     assert "skipped" in closing_table(5.0)
     os.utime(house / "metrics/evaluate.json", (0, 0))
     assert "skipped" in closing_table(75.0)
+
+
+def test_a_full_disk_is_one_sentence_and_moves_nothing(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (small / "params.yaml").write_text(PARAMS.read_text())
+    write_checkpoint(small, b"first", baseline=5, candidate=20)
+    run_promote("small")
+    before = contents(small / "report") | contents(small / "metrics")
+    write_checkpoint(small, bytes(400_000), baseline=5, candidate=28)
+    before |= {"evaluate.json": (small / "metrics/evaluate.json").read_bytes()}
+    for free in (0, 20_000, 60_000, 500_000):  # for the run, its parameters, the copy, the upload
+        leave(small, free)
+        capsys.readouterr()
+        assert promote.main(["--set", "promote.name=small"]) == 2, free
+        message = capsys.readouterr().err
+        assert message.startswith("The disk is full: the stage 'promote' could not write below "), free
+        assert message.count("\n") == 1, free
+        assert contents(small / "report") | contents(small / "metrics") == before, free
+    (small / "filling").unlink()
+    assert [version.number for version in registry.versions(client(), "small")] == ["1"]
+    assert run_promote("small")["champion"] == "2"

@@ -15,6 +15,7 @@ from tasks.curation.shards import ShardError, write_shards
 from tasks.tracking.experiment import client, commit_of, recorded_run
 from tasks.tracking.provenance import file_digest
 from tasks.training.report import Reporter
+from tests.tasks.small_disk import contents, leave
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
@@ -41,19 +42,23 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A folder with a small corpus and demonstrations, as the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_out(tmp_path)
+    return load_config(ROOT / "params.yaml", SMALL)
+
+
+def lay_out(folder: Path) -> None:
     texts = [
         f"def f{i}(a, b):\n    return a * {i} + b  # the quick brown fox jumps over lazy dog {i}\n" for i in range(400)
     ]
     tokenizer = bpe.train(texts, 300)
-    corpus = tmp_path / "data" / "corpus"
+    corpus = folder / "data" / "corpus"
     bpe.save(tokenizer, corpus / "tokenizer")
     splits = {
         name: {"shards": write_shards(corpus, name, bpe.encode(tokenizer, part), 300, 10**6)}
         for name, part in (("train", texts[:300]), ("heldout", texts[300:]))
     }
     (corpus / "manifest.json").write_text(json.dumps({"format": 1, "vocab_size": 300, "splits": splits}))
-    write_demonstrations(tmp_path / "data" / "demonstrations")
-    return load_config(ROOT / "params.yaml", SMALL)
+    write_demonstrations(folder / "data" / "demonstrations")
 
 
 def write_demonstrations(folder: Path) -> None:
@@ -118,6 +123,30 @@ def test_altered_checkpoint_is_refused(workplace: Config) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         midtrain.midtrain(workplace, Reporter(None))
     assert not Path("checkpoints/midtrain").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_keeps_the_former_checkpoints(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(small)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    arguments = ["--params", str(ROOT / "params.yaml"), *(f"--set={value}" for value in SMALL)]
+    assert pretrain.main(arguments) == 0
+    assert midtrain.main(arguments) == 0
+    before = contents(small / "checkpoints") | contents(small / "metrics")
+    for stage in (pretrain, midtrain):
+        for free in (0, 5_000, 20_000, 60_000, 200_000, 400_000):
+            leave(small, free)
+            capsys.readouterr()
+            assert stage.main([*arguments, "--set=seed=2"]) == 2, free
+            name = stage.__name__.removeprefix("tasks.")
+            message = capsys.readouterr().err
+            assert message.startswith(f"The disk is full: the stage '{name}' could not write below "), free
+            assert message.count("\n") == 1, free
+            assert contents(small / "checkpoints") | contents(small / "metrics") == before, free
+    (small / "filling").unlink()
+    assert pretrain.main([*arguments, "--set=seed=2"]) == 0
 
 
 def test_missing_corpus_is_one_sentence(
