@@ -46,7 +46,8 @@ def save_transformer(transformer: Transformer, folder: str | Path, extra_files: 
         digest = _write_files(transformer, partial, extra_files)
         _replace_folder(partial, target)
     except OSError as error:
-        error.filename = str(target)  # not the hidden folder; and a write names no file at all
+        if error.errno is not None:
+            error.filename = str(target)  # not the hidden folder; and a write names no file at all
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
