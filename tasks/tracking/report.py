@@ -12,11 +12,11 @@ from typing import Any
 from tasks.disk import replacing
 from tasks.tracking import pictures
 from tasks.tracking.card import families
+from tasks.tracking.controls import control_pictures
 from tasks.tracking.pictures import Interval, interval
 from tasks.tracking.table import read_metrics, rows
 
 CURVE = Path("results/reinforce/curve.csv")
-CONTROL = Path("docs/evidence/random_rewards.csv")  # the RL curve under random rewards, where `make evidence` ran
 TRANSCRIPTS = 3  # of each kind
 
 STYLE = """
@@ -142,14 +142,10 @@ def _retrieval_picture(midtrain: Mapping[str, Any]) -> str:
 
 def _agent_pictures() -> list[tuple[str, str]]:
     evaluation, made = read_metrics("evaluate"), []
-    lines = {
-        name: _reward_curve(path) for name, path in (("judge", CURVE), ("random rewards", CONTROL)) if path.is_file()
-    }
-    if lines:
-        caption = "Mean reward of the sampled episodes" + (
-            "." if len(lines) > 1 else "; the control has not been run here."
-        )
-        made.append((pictures.curves("Reward", lines, "learner step", "mean reward"), caption))
+    if CURVE.is_file():
+        curve = pictures.curves("Reward", {"judge": _reward_curve(CURVE)}, "learner step", "mean reward")
+        made.append((curve, "Mean reward of the sampled episodes."))
+    made += control_pictures()
     if not evaluation:
         return made
     scores: dict[str, dict[str, Interval]] = {}
