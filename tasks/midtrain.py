@@ -16,7 +16,6 @@ from tasks.curation.shards import read_split
 from tasks.disk import sentence
 from tasks.environments.chat import Chat
 from tasks.tracking import provenance
-from tasks.tracking.metrics import process_seconds
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
 from tasks.training.errors import known_errors
@@ -104,7 +103,7 @@ def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
     metrics["steps"] = sum(phase.steps for phase in plan)
     metrics["tokens"] = sum(phase.steps * phase.batch * phase.context for phase in plan)
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
-    metrics |= {"curve": finish.thinned(curve), "seconds": process_seconds()}
+    metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()
     return metrics

@@ -13,7 +13,6 @@ from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.disk import sentence
 from tasks.tracking import provenance
-from tasks.tracking.metrics import process_seconds
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
 from tasks.training.errors import known_errors
@@ -55,7 +54,7 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     metrics = evaluate(transformer, tokenizer, config)
     metrics |= {"steps": plan[0].steps, "tokens": plan[0].steps * plan[0].batch * plan[0].context}
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
-    metrics |= {"curve": finish.thinned(curve), "seconds": process_seconds()}
+    metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()
     return metrics

@@ -47,7 +47,7 @@ def train(transformer: Transformer, run: Run) -> list[tuple[int, float]]:
         index, inner = locate(run.phases, step)
         trainer = Trainer(transformer, run.phases[index].optimizer, run.phases[index].train)
         if folder is not None:
-            curve = [(int(s), float(loss)) for s, loss in trainer.load(folder)["curve"]]
+            curve = [(int(s), float(loss)) for s, loss in run.state.load(trainer, folder)["curve"]]
             folder = None
             print(f"[{run.stage}] goes on from the state saved after step {step}", flush=True)
         step = _run_phase(trainer, run, index, step - inner, inner, curve)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from tasks.curation import tokenizer as bpe
 from tasks.curation.shards import ShardError, write_shards
 from tasks.tracking.experiment import client, commit_of, recorded_run
 from tasks.tracking.provenance import file_digest
+from tasks.training import resume
+from tasks.training.loop import Run
 from tasks.training.report import Reporter
 from tests.tasks.small_disk import contents, leave
 
@@ -105,6 +109,27 @@ def test_equal_weights_are_equal_files_and_data_whatever_the_commit(
         assert commit_of(client(), record) == f"{commit}-dirty"
     assert hashes[0] == hashes[1]
     assert "longhaul.json" in hashes[0]
+
+
+@pytest.mark.parametrize("stage", [pretrain, midtrain])
+def test_a_killed_stage_counts_the_seconds_of_both_processes(
+    stage: Any, workplace: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain.pretrain(workplace, Reporter(None))
+    monkeypatch.setattr(stage, "Run", partial(Run, save_every=1))
+    work = getattr(stage, stage.__name__.removeprefix("tasks."))
+
+    class Killed(Reporter):
+        def log(self, step: int, metrics: object) -> None:
+            if step == 3:  # the second step saved a state: of pretraining's only phase, of midtraining's second one
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "process_seconds", lambda: 40.0)
+    with pytest.raises(KeyboardInterrupt):
+        work(workplace, Killed(None))
+    monkeypatch.setattr(resume, "process_seconds", lambda: 2.5)
+    assert work(workplace, Reporter(None))["seconds"] == 42.5
+    assert work(workplace, Reporter(None))["seconds"] == 2.5
 
 
 def test_truncated_shard_leaves_nothing(workplace: Config) -> None:
