@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from prefect import flow, task
 from prefect.concurrency.asyncio import concurrency
 
-from flows.command import stream
+from flows.command import LineHandler, stream
 from flows.names import stage_run_name
 from flows.stage import LEASE_SECONDS, progress_lines, publish, reproduce, up_to_date
+from tasks.config import load_config
+from tasks.reinforce import INPUTS
+from tasks.rl import curve
+from tasks.tracking import Tracker, run
 
 
 @flow(name="reinforce", flow_run_name=stage_run_name("reinforce"))
@@ -41,8 +46,9 @@ async def judge(run_dir: str) -> None:
 
 @flow(name="learner", flow_run_name="learner", retries=2)
 async def learner(run_dir: str) -> None:
-    """Trains and publishes policies."""
-    await run_part("learner", run_dir)
+    """Trains and publishes policies; its curve grows in the tracking run that the stage's own program ends."""
+    with run("reinforce", load_config(), INPUTS, leave_open=True) as tracker:
+        await run_part("learner", run_dir, await _curve_lines(tracker, Path(run_dir)))
 
 
 @task
@@ -58,6 +64,18 @@ async def measure_before(run_dir: str) -> None:
     await run_part("before", run_dir)
 
 
-async def run_part(part: str, run_dir: str) -> None:
+async def run_part(part: str, run_dir: str, on_line: LineHandler | None = None) -> None:
     """One part of a run as a program; ends with the flow that started it."""
-    await stream(["python", "-m", "tasks.rl", part, "--run-dir", run_dir], await progress_lines(part))
+    await stream(["python", "-m", "tasks.rl", part, "--run-dir", run_dir], on_line or await progress_lines(part))
+
+
+async def _curve_lines(tracker: Tracker, run_dir: Path) -> LineHandler:
+    """Shows the learner's lines and sends its curve now and then, in a thread that holds nobody up."""
+    show = await progress_lines("learner")
+
+    async def on_line(line: str) -> None:
+        await show(line)
+        if curve.is_due(line):
+            await asyncio.to_thread(curve.send_history, tracker, run_dir)
+
+    return on_line

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import Config, parse_arguments
-from tasks.rl import supervisor
+from tasks.rl import curve, supervisor
 from tasks.rl.errors import exit_status
 from tasks.rl.spec import SPEC, read_spec
-from tasks.tracking import provenance, run
+from tasks.tracking import Tracker, provenance, run
 from tasks.tracking.metrics import write_metrics
 
 CHECKPOINT = Path("checkpoints/reinforce")
@@ -32,14 +32,16 @@ FINISHED = Path(".longhaul/finished/reinforce")
 def reinforce(config: Config) -> dict[str, Any]:
     """The whole stage; the metrics. Raises WorkerFailed if a worker ends for good."""
     run_dir = supervisor.prepare(config, INPUTS[0])
-    if not supervisor.finished(run_dir):
-        supervisor.run_all(run_dir, extra=[lambda: supervisor.measure(run_dir, "before")])
-    for when in ("before", "after"):  # what is measured already is skipped
-        supervisor.measure(run_dir, when)
-    return finish(config, run_dir)
+    with run("reinforce", config, INPUTS) as tracker:
+        if not supervisor.finished(run_dir):
+            on_line = curve.sending(tracker, run_dir)
+            supervisor.run_all(run_dir, on_line, [lambda: supervisor.measure(run_dir, "before")])
+        for when in ("before", "after"):  # what is measured already is skipped
+            supervisor.measure(run_dir, when)
+        return finish(config, run_dir, tracker)
 
 
-def finish(config: Config, run_dir: Path) -> dict[str, Any]:
+def finish(config: Config, run_dir: Path, tracker: Tracker) -> dict[str, Any]:
     """Writes the stage's outs and tracking run from a run whose steps are trained and whose families are measured.
 
     The run folder moves to .longhaul/finished/reinforce, so that the same command later starts afresh.
@@ -50,22 +52,16 @@ def finish(config: Config, run_dir: Path) -> dict[str, Any]:
     lineage = provenance("reinforce", config, INPUTS)
     metrics = results.run_metrics(run_dir, spec)
     families = {key: value for key, value in metrics.items() if key in spec.reinforce.evaluation}
-    history = results.read_history(run_dir)
+    history = curve.read_history(run_dir)
     results.write_results(RESULTS, history, families)
     results.write_checkpoint(run_dir, spec, CHECKPOINT, {"longhaul.json": json.dumps(lineage, indent=1).encode()})
     metrics["seconds"] = round(time.time() - (run_dir / SPEC).stat().st_mtime, 2)  # pauses of a resumed run included
     write_metrics(METRICS, metrics)
-    _track(config, history, metrics)
+    curve.send_history(tracker, run_dir)
+    tracker.summary(metrics)
+    tracker.artifact(RESULTS / "curve.png")
     _retire(run_dir)
     return metrics
-
-
-def _track(config: Config, history: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> None:
-    with run("reinforce", config, INPUTS) as tracker:
-        for row in history:
-            tracker.log({key: value for key, value in row.items() if isinstance(value, int | float)}, row["step"])
-        tracker.summary(metrics)
-        tracker.artifact(RESULTS / "curve.png")
 
 
 def _retire(run_dir: Path) -> None:

@@ -53,14 +53,6 @@ def family_metrics(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics of every trained step."""
-    store = TrajectoryStore(store_path(run_dir))
-    history = store.history()
-    store.close()
-    return history
-
-
 def write_results(folder: Path, history: Sequence[Mapping[str, Any]], families: Mapping[str, Any]) -> None:
     """curve.csv and curve.png in `folder`, which is replaced whole."""
     with replacing(folder) as draft:

@@ -119,6 +119,10 @@ class Tracker:
         except Exception as error:  # as in client()
             raise TrackingError(f"The tracking store {tracking_uri()} did not take {path}: {error}") from error
 
+    def last_step(self, metric: str) -> int:
+        """The largest step at which the run holds this metric; -1 where it holds none."""
+        return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
+
     def artifact_uri(self) -> str:
         """Where this run's artifacts lie."""
         return str(self.client.get_run(self.run_id).info.artifact_uri)
@@ -141,22 +145,26 @@ class Tracker:
 
 
 @contextmanager
-def run(stage: str, config: object, inputs: Sequence[str | Path] = ()) -> Iterator[Tracker]:
-    """The stage's MLflow run: continued if a killed run had the same identity, ended FINISHED, FAILED or KILLED."""
+def run(stage: str, config: object, inputs: Sequence[str | Path] = (), leave_open: bool = False) -> Iterator[Tracker]:
+    """The stage's MLflow run: continued if a killed run had the same identity, ended FINISHED, FAILED or KILLED.
+
+    leave_open: after a good end it stays RUNNING, for another program of the same stage to go on with.
+    """
     identity = provenance(stage, config, inputs) | {"git_commit": git_commit()}
     with _sentences():
         tracker = _open(stage, identity, config)
-        status = "FAILED"
+        status = "KILLED"  # unless it ends by itself
         try:
             yield tracker
             tracker.flush()
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
+            status = "RUNNING" if leave_open else "FINISHED"
+        except Exception:
+            status = "FAILED"
             raise
         finally:
             _remember(stage, identity, tracker.run_id, status)
-            tracker.end(status)
+            if status != "RUNNING":
+                tracker.end(status)
 
 
 def recorded_run(stage: str) -> dict[str, str]:

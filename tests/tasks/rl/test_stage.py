@@ -11,6 +11,7 @@ import pytest
 
 from model import Transformer
 from tasks import reinforce
+from tasks.tracking.experiment import client, recorded_run
 
 SETTINGS = {
     "updates": 2, "groups_per_batch": 2, "samples_per_group": 4, "concurrency": 8, "max_context": 256,
@@ -35,6 +36,9 @@ def test_the_stage_leaves_checkpoint_results_and_metrics(tmp_path, checkpoint, m
     assert metrics["seconds"] > 0
     with open("results/reinforce/curve.csv") as stream:
         assert [row["step"] for row in csv.DictReader(stream)] == ["0", "1"]
+    recorded = recorded_run("reinforce")
+    assert recorded["status"] == "FINISHED"
+    assert [entry.step for entry in client().get_metric_history(recorded["run_id"], "reward")] == [0, 1]
     folder = Path("checkpoints/reinforce")
     Transformer.from_pretrained(folder)
     record = json.loads((folder / "longhaul.json").read_text())
