@@ -14,7 +14,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from model.checkpoint import CheckpointError
-from tasks import disk
+from tasks.disk import is_full
 from tasks.training import distributed
 
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ def writing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
     except (OSError, RuntimeError) as error:
-        full = disk.is_full(error) or shutil.disk_usage(temporary).free < _LEAST
+        full = is_full(error) or shutil.disk_usage(temporary).free < _LEAST
         shutil.rmtree(temporary, ignore_errors=True)
         if full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

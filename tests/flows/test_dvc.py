@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 OURS = ("tasks", "model", "kernels")
-EXCEPT = ("tasks.config", "tasks.tracking")  # parameters are dependencies by themselves; tracking only records
+# Parameters are dependencies by themselves; tracking only records; a full disk and a rename change no content.
+EXCEPT = ("tasks.config", "tasks.tracking", "tasks.disk")
 PROGRAM = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")  # a module's name as text: started as a program
 
 
