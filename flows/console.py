@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from httpx import TransportError
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from flows.command import CommandError
-from flows.settings import HOME
+from flows.settings import HOME, prefect_address
 from tasks.config import ConfigError
 from tasks.tracking import TrackingError
 from tasks.tracking.lineage import LineageError
@@ -30,8 +31,15 @@ def quieten() -> Path:
 
 
 def last_words(error: Exception, log: Path) -> str:
-    """Where the whole story is and, last, why the run failed."""
+    """Where the whole story is and, last, why the run failed. Nothing is logged after it."""
     logging.getLogger(__name__).error("The run failed.", exc_info=error)
-    lines = str(error).splitlines() or [""]
-    reason = lines[0] if isinstance(error, SENTENCES) else f"{type(error).__name__}: {lines[0]}"
-    return f"Everything that was logged is in {log}.\nThe run failed: {reason}"
+    logging.disable()
+    logging.raiseExceptions = False  # as Prefect asks when its last records cannot be sent
+    return f"Everything that was logged is in {log}.\nThe run failed: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TransportError):
+        return f"the Prefect server at {prefect_address().url} no longer answers; its log is {HOME}/logs/prefect.log."
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, SENTENCES) else f"{type(error).__name__}: {first}"

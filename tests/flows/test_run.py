@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.command import CommandError
-from flows.console import last_words
+from flows.console import _reason
 
 ROOT = Path(__file__).parents[2]
 FAILING = """
@@ -22,6 +23,7 @@ except console.TrackingError as error:
     logger.exception("Encountered an exception")
     logger.error("Finished in state Failed")
     print(console.last_words(error, log), file=sys.stderr)
+logger.error("too late")
 """
 
 
@@ -50,6 +52,13 @@ def test_tracebacks_go_to_the_log_and_the_sentence_comes_last(tmp_path: Path) ->
     assert (tmp_path / ".longhaul/logs/run.log").read_text().count("Traceback") == 2
 
 
-def test_an_error_that_nobody_foresaw_is_named() -> None:
-    assert last_words(KeyError("x"), Path("log")).splitlines()[-1] == "The run failed: KeyError: 'x'"
-    assert last_words(CommandError("It is wrong."), Path("log")).splitlines()[-1] == "The run failed: It is wrong."
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CommandError("It is wrong."), "It is wrong."),
+        (KeyError("x"), "KeyError: 'x'"),
+        (httpx.ConnectError("All connection attempts failed"), "the Prefect server at http://"),
+    ],
+)
+def test_the_last_line_says_why(error: Exception, reason: str) -> None:
+    assert _reason(error).startswith(reason)
