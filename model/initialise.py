@@ -9,11 +9,17 @@ from torch import nn
 
 # As large as what the layers add; at 0.02 their first outputs drown the tokens and learning starts late.
 EMBEDDING_DEVIATION = 0.5
+# A direction that all tokens share: without biases it is the only one from which a head can tell positions apart
+# whatever the tokens are. Heads that look at the token before, and then copying, form on it (docs/log.md).
+EMBEDDING_OFFSET = 1.0
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
-    """Matrices normal with deviation fan_in^-1/2, the embedding wider, the head narrower; norms one, biases zero."""
+    """Matrices normal with deviation fan_in^-1/2, the head narrower, the embedding wider and off its centre.
+
+    Norms are one and biases zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     layers = sum(name.endswith("o_proj.weight") for name, _ in module.named_parameters())
     for name, parameter in module.named_parameters():
@@ -22,6 +28,8 @@ def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
             continue
         values = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(values * _deviation(name, parameter.shape[-1], layers, initializer_range))
+        if name.endswith("embed_tokens.weight"):
+            parameter.add_(EMBEDDING_OFFSET * torch.randn(parameter.shape[-1], generator=generator))
     for name, buffer in module.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.zero_()

@@ -24,7 +24,7 @@ from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
 from tasks.training.resume import ResumeState
 from tasks.training.retrieval import AdjacentRepeats, RetrievalRow, ScatteredRepeats
-from tasks.training.schedule import Phase
+from tasks.training.schedule import Phase, tokens_seen
 from tasks.training.settings import OptimizerSettings
 from tasks.training.trajectories import Trajectories, Transcript, load_transcripts
 
@@ -100,8 +100,7 @@ def midtrain(config: Config, reporter: Reporter) -> dict[str, Any]:
     curve = train(transformer, Run("midtrain", plan, material.sources, config.seed, state, reporter.log))
     metrics = evaluate(transformer, material, config, sparse=True)
     metrics["before"] = before
-    metrics["steps"] = sum(phase.steps for phase in plan)
-    metrics["tokens"] = sum(phase.steps * phase.batch * phase.context for phase in plan)
+    metrics |= {"steps": len(curve), "tokens": tokens_seen(plan, curve)}
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
     metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)

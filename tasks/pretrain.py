@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from model import Transformer
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.disk import sentence
+from tasks.environments.chat import OBSERVATION
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
@@ -20,7 +22,7 @@ from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
 from tasks.training.resume import ResumeState
 from tasks.training.retrieval import AdjacentRepeats
-from tasks.training.schedule import Phase
+from tasks.training.schedule import Phase, tokens_seen
 from tasks.training.settings import OptimizerSettings
 
 CORPUS = Path("data/corpus")
@@ -29,13 +31,18 @@ METRICS = Path("metrics/pretrain.json")
 
 
 def phases(config: Config) -> list[Phase]:
-    """One dense phase; a share of the rows are adjacent repeats, so that copying forms early."""
+    """Copying first, from repeated letters alone; then text, with repeats that keep it and widen it to all tokens."""
     section = config.pretrain
     optimizer = OptimizerSettings.of(section)
-    mixture = {"corpus": 1.0 - section.repeat_share, "repeats": section.repeat_share}
-    return [
-        Phase("dense", "dense", section.steps, section.batch, section.context, mixture, optimizer, decay=section.decay)
+    repeats = section.repeat_share / 2
+    mixture = {"corpus": 1.0 - section.repeat_share, "letters": repeats, "tokens": repeats}
+    copying = (section.copy_batch, section.copy_context, {"letters": 1.0}, optimizer)
+    text = (section.batch, section.context, mixture, optimizer)
+    plan = [
+        Phase("copy", "dense", section.copy_steps, *copying, until=section.copy_loss),
+        Phase("text", "dense", section.steps, *text, decay=section.decay),
     ]
+    return [phase for phase in plan if phase.steps]
 
 
 def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
@@ -46,13 +53,14 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     state = ResumeState("pretrain", lineage)
     sources: dict[str, Source] = {
         "corpus": CorpusWindows(read_split(CORPUS, "train")),
-        "repeats": AdjacentRepeats(heldout.single_letters(tokenizer)),
+        "letters": AdjacentRepeats(heldout.single_letters(tokenizer)),
+        "tokens": AdjacentRepeats(np.arange(OBSERVATION + 1, tokenizer.get_vocab_size())),
     }
     transformer = Transformer(config.model_config())
     transformer.init_weights(config.seed)
     curve = train(transformer, Run("pretrain", plan, sources, config.seed, state, reporter.log))
     metrics = evaluate(transformer, tokenizer, config)
-    metrics |= {"steps": plan[0].steps, "tokens": plan[0].steps * plan[0].batch * plan[0].context}
+    metrics |= {"steps": len(curve), "tokens": tokens_seen(plan, curve)}
     finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
     metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)

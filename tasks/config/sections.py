@@ -81,7 +81,11 @@ class PretrainConfig:
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
     decay: Share = 0.3  # share of the steps over which the learning rate falls
-    repeat_share: Share = 0.2  # of the rows: random strings repeated at once, so that copying forms
+    copy_steps: NonNegativeInt = 200  # at most, of repeated letters alone, before the text
+    copy_batch: PositiveInt = 32
+    copy_context: PositiveInt = 64
+    copy_loss: float = 1.6  # ends them: copying has formed
+    repeat_share: Share = 0.2  # of the rows of text: random strings repeated at once, so that copying stays
     zero_stage: int = 0  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
     dtype: Literal["float32", "bfloat16"] = "float32"
     heldout_windows: PositiveInt = 160

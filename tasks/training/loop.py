@@ -73,6 +73,8 @@ def _run_phase(trainer: Trainer, run: Run, index: int, first: int, inner: int, c
         if (step % run.print_every == 0 or step == last) and distributed.rank() == 0:
             eta = clock.seconds_left(last - step)
             print(progress_line(run.stage, phase.name, step, last, metrics, eta), flush=True)
+        if phase.reached([loss for at, loss in curve if at > first]):
+            break
         if step % run.save_every == 0 and position + 1 < phase.steps:
             run.state.save(trainer, step, {"curve": curve})
     return first + phase.steps

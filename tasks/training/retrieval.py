@@ -29,7 +29,7 @@ class RetrievalRow:
 class AdjacentRepeats:
     """Random strings, each followed at once by its copies, until the row is full."""
 
-    def __init__(self, alphabet: NDArray[np.int64], shortest: int = 6, longest: int = 24, copies: int = 3) -> None:
+    def __init__(self, alphabet: NDArray[np.int64], shortest: int = 8, longest: int = 48, copies: int = 7) -> None:
         self.alphabet, self.shortest, self.longest, self.copies = alphabet, shortest, longest, copies
 
     def row(self, rng: np.random.Generator, length: int) -> Row:

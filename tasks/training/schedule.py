@@ -9,13 +9,17 @@ from typing import Literal
 from tasks.training.data import Mode
 from tasks.training.settings import OptimizerSettings
 
+WINDOW = 10  # steps whose mean loss may end a phase
+
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of steps with one attention mode, one mixture and one optimizer.
 
     `mixture` maps a source's name to its share of the rows; `train` says which parameters move
-    (`indexer` in a DSA warm-up, everything else).
+    (`indexer` in a DSA warm-up, everything else). A phase with `until` ends once the mean loss of
+    its last `WINDOW` steps is below it, at the latest after `steps`; the global step count goes on
+    from the phase's planned end.
     """
 
     name: str
@@ -28,6 +32,12 @@ class Phase:
     train: Literal["all", "indexer", "backbone"] = "all"
     warmup: float = 0.02  # share of the phase's steps
     decay: float = 0.0
+    until: float = 0.0
+
+    def reached(self, losses: Sequence[float]) -> bool:
+        """Whether the losses of this phase so far are low enough to end it."""
+        recent = losses[-WINDOW:]
+        return self.until > 0 and len(recent) == WINDOW and sum(recent) / WINDOW < self.until
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: float, decay: float) -> float:
@@ -52,3 +62,9 @@ def locate(phases: Sequence[Phase], step: int) -> tuple[int, int]:
 def total_steps(phases: Sequence[Phase]) -> int:
     """Steps of all phases together."""
     return sum(phase.steps for phase in phases)
+
+
+def tokens_seen(phases: Sequence[Phase], curve: Sequence[tuple[int, float]]) -> int:
+    """Tokens of the steps that were made; a phase that ended early made fewer than planned."""
+    made = [phases[locate(phases, step - 1)[0]] for step, _ in curve]
+    return sum(phase.batch * phase.context for phase in made)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     "demonstrate.counts={shell: 60, chain: 30, repair: 30}", "demonstrate.heldout=20",
     "curate.max_bytes=2000000", "curate.tokenizer_bytes=500000",
-    "pretrain.steps=30", "pretrain.heldout_windows=8",
+    "pretrain.copy_steps=5", "pretrain.steps=30", "pretrain.heldout_windows=8",
     "midtrain.dense_steps=2", "midtrain.indexer_steps=2", "midtrain.sparse_steps=2", "midtrain.agent_steps=4",
     "midtrain.heldout_windows=4", "midtrain.retrieval_documents=4",
     "reinforce.updates=2", "reinforce.groups_per_batch=2", "reinforce.samples_per_group=2", "reinforce.oversample=1",

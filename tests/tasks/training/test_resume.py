@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from model.checkpoint import CheckpointError
 from tasks.training.engine import Trainer
 from tasks.training.loop import Run, train
 from tasks.training.resume import ResumeState
+from tasks.training.schedule import WINDOW
 from tasks.training.snapshot import MANIFEST
 from tests.tasks.training import tiny
 
@@ -63,6 +65,15 @@ def saved_state(tmp_path: Path) -> ResumeState:
     run = Run("tiny", tiny.phases(3)[:1], {"corpus": tiny.corpus()}, 1, state, ignore, save_every=2)
     train(tiny.transformer(), run)
     return state
+
+
+def test_a_phase_that_reached_its_loss_makes_way_for_the_next(tmp_path: Path) -> None:
+    first, _, last = tiny.phases(30)
+    plan = [replace(first, until=100.0), last]
+    curve = train(
+        tiny.transformer(), Run("tiny", plan, {"corpus": tiny.corpus()}, 1, ResumeState("tiny", {}, tmp_path), ignore)
+    )
+    assert [step for step, _ in curve] == [*range(1, WINDOW + 1), *range(31, 61)]
 
 
 def ignore(step: int, metrics: object) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.training.schedule import locate, total_steps, warmup_stable_decay
+from tasks.training.schedule import WINDOW, locate, tokens_seen, total_steps, warmup_stable_decay
 from tasks.training.settings import OptimizerSettings
 from tests.tasks.training import tiny
 
@@ -34,6 +36,20 @@ def test_every_step_lies_in_one_phase(step: int) -> None:
     index, inner = locate(phases, step)
     assert sum(phase.steps for phase in phases[:index]) + inner == step
     assert 0 <= inner < phases[index].steps
+
+
+def test_a_phase_ends_when_its_last_losses_are_low() -> None:
+    phase = replace(tiny.phases(40)[0], until=2.0)
+    assert not phase.reached([1.0] * (WINDOW - 1))
+    assert phase.reached([9.0] * 5 + [1.9] * WINDOW)
+    assert not phase.reached([1.0] * WINDOW + [9.0] * 3)
+    assert not replace(phase, until=0.0).reached([0.0] * WINDOW)
+
+
+def test_tokens_of_a_phase_that_ended_early() -> None:
+    plan = tiny.phases(20)
+    curve = [(step, 0.0) for step in (*range(1, 11), *range(21, 61))]
+    assert tokens_seen(plan, curve) == 50 * 2 * 32
 
 
 def test_past_the_end() -> None:

@@ -29,6 +29,7 @@ SMALL = [
     "model.moe_intermediate_size=32",
     "model.num_hidden_layers=2",
     "model.index_topk=16",
+    "pretrain.copy_steps=0",
     "pretrain.steps=3",
     "pretrain.batch=2",
     "pretrain.context=64",
