@@ -1,6 +1,6 @@
 """Stage `demonstrate`: experts who slip, executed for real, as training data for midtraining.
 
-    python -m tasks.demonstrate [--set demonstrate.slip_rate=0.3]
+    python -m tasks.demonstrate [--set demonstrate.slip_rates.shell=0.3]
 
 Writes data/demonstrations/<family>.jsonl (train split), heldout.jsonl (instructions of held-out tasks, against which
 the corpus is decontaminated) and manifest.json. The same parameters give the same bytes.
@@ -143,7 +143,7 @@ def _write_family(
 def _jobs(family: str, first: int, count: int, config: Config) -> Iterator[Job]:
     for start in range(first, first + count, CHUNK):
         size = min(CHUNK, first + count - start)
-        yield Job(family, start, size, config.demonstrate.slip_rate, config.seed)
+        yield Job(family, start, size, config.demonstrate.slip_rates.get(family, 0.0), config.seed)
 
 
 def _summary(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:

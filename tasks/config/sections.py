@@ -20,6 +20,7 @@ from pydantic import (
 from tasks.config.errors import ConfigError, describe, unknown_key
 from tasks.config.values import (
     FamilyCounts,
+    FamilyRates,
     FamilyShares,
     FamilyTasks,
     OptionalFamilyShares,
@@ -48,7 +49,7 @@ class DemonstrateConfig:
     __pydantic_config__ = STRICT
     counts: FamilyCounts = field(default_factory=dict)  # family -> training demonstrations
     heldout: NonNegativeInt = 400  # held-out tasks a family, listed for decontamination
-    slip_rate: Share = 0.6
+    slip_rates: FamilyRates = field(default_factory=dict)  # family -> how often its expert slips; 0 where not named
 
 
 @dataclass(frozen=True)

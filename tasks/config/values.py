@@ -38,5 +38,6 @@ SourceShares = Annotated[
 ]
 FamilyShares = Annotated[Mapping[Family, NonNegativeFloat], AfterValidator(_more_than_nothing)]
 OptionalFamilyShares = Annotated[Mapping[Family, NonNegativeFloat], AfterValidator(_nothing_or_more)]
+FamilyRates = Mapping[Family, Share]
 FamilyCounts = Mapping[Family, NonNegativeInt]
 FamilyTasks = Annotated[Mapping[Family, PositiveInt], Field(min_length=1)]

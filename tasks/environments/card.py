@@ -139,10 +139,11 @@ The rules are in words.py, chain.py and functions.py; tests/tasks/environments/t
 
 ## Demonstrations
 
-`python -m tasks.demonstrate` lets experts work on train tasks for real. They slip on purpose, at `slip_rate` times a
-factor of the kind (0.7 to 1.4): a misspelt name, seen and repaired; or a wrong command, most often the habit of that
-kind, rarely noticed. Kinds with a high factor go wrong more often than right, so a model that imitates picks the wrong
-command greedily: this is where reinforcement can gain more than steadiness. Failed demonstrations stay in the set.
+`python -m tasks.demonstrate` lets experts work on train tasks for real. They slip on purpose, at their family's
+`slip_rates` times a factor of the kind (0.7 to 1.4): a misspelt name, seen and repaired; or a wrong command, most
+often the habit of that kind, rarely noticed. Kinds with a high factor go wrong more often than right, so a model that
+imitates picks the wrong command greedily: this is where reinforcement can gain more than steadiness. Failed
+demonstrations stay in the set.
 """
 
 if __name__ == "__main__":
