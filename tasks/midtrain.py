@@ -1,4 +1,4 @@
-"""Stage `midtrain`: longer context, DSA warm-up, then sparse attention on text, retrieval and agent trajectories."""
+"""Stage `midtrain`: longer context, agent trajectories, DSA warm-up, then sparse attention on all of it."""
 
 from __future__ import annotations
 
@@ -48,28 +48,25 @@ class Material:
 
 
 def phases(config: Config) -> list[Phase]:
-    """Dense at the longer context, indexer warm-up, sparse on the mixture, then mostly trajectories with it frozen."""
+    """Longer context, then mostly trajectories, both dense; then DSA: indexer warm-up, sparse on the whole mixture.
+
+    DSA comes last, as in GLM-5 (section 2.1): an indexer that is taught early knows a network that is gone, and
+    short rows teach it nothing about distance. The learning rate falls over the last phase.
+    """
     section = config.midtrain
     settings = OptimizerSettings.of(section)
     indexer = replace(settings, name="adamw", adamw_lr=section.indexer_lr)
     mixture, agent = dict(section.mixture), dict(section.agent_mixture)
     size, agent_size = (section.batch, section.context), (section.agent_batch, section.agent_context)
+    light = dict.fromkeys(("corpus", "retrieval"), section.other_weight)  # they would drown the few tokens of commands
     plan = [
         Phase("dense", "dense", section.dense_steps, *size, mixture, settings),
+        Phase("agent", "dense", section.agent_steps, *agent_size, agent, settings, weights=light),
         Phase("indexer", "warmup", section.indexer_steps, *size, mixture, indexer, train="indexer"),
         Phase("sparse", "sparse", section.sparse_steps, *size, mixture, settings),
-        Phase(
-            "agent",
-            "sparse",
-            section.agent_steps,
-            *agent_size,
-            agent,
-            settings,
-            train="backbone",
-            decay=section.decay,  # short rows teach an indexer nothing about distance
-        ),
     ]
-    return [phase for phase in plan if phase.steps]
+    made = [phase for phase in plan if phase.steps]
+    return [*made[:-1], *(replace(phase, decay=section.decay) for phase in made[-1:])]
 
 
 def read_material(config: Config) -> Material:

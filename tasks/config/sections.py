@@ -106,19 +106,19 @@ class MidtrainConfig:
     dense_steps: NonNegativeInt = 40  # dense attention at the longer context
     indexer_steps: NonNegativeInt = 20  # DSA warm-up: only the indexer learns
     sparse_steps: NonNegativeInt = 100  # sparse attention on the mixture
-    agent_steps: NonNegativeInt = 60  # sparse attention, expert trajectories dominating
+    agent_steps: NonNegativeInt = 60  # dense attention, expert trajectories dominating
     agent_batch: PositiveInt = 8  # rows a step of that phase
     agent_context: PositiveInt = 256  # tokens a row of it: an episode is short, and short rows cost less
     optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
     indexer_lr: float = 1e-2
-    decay: Share = 0.6  # share of the agent steps over which the learning rate falls
+    decay: Share = 0.6  # share of the last phase over which the learning rate falls
     mixture: SourceShares = field(default_factory=dict)  # source -> share of the rows
     agent_mixture: SourceShares = field(default_factory=dict)
     families: OptionalFamilyShares = field(default_factory=dict)  # share of transcripts; {}: all alike
     trajectory_weight: float = 1.0  # loss weight of the tokens that the expert wrote
-    other_weight: float = 0.1  # of instructions and observations
+    other_weight: float = 0.1  # of instructions and observations, and of text among trajectories
     zero_stage: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     heldout_windows: PositiveInt = 40

@@ -7,7 +7,7 @@ share of the rows, so the global batch does not depend on how many ranks there a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -78,22 +78,26 @@ def window(tokens: NDArray[np.unsignedinteger], start: int, length: int) -> Row:
 
 
 class Mixture:
-    """Chooses a source for each row by its share."""
+    """Chooses a source for each row by its share; `weights` multiply a source's loss weights (1 where not named)."""
 
-    def __init__(self, sources: Mapping[str, Source], shares: Mapping[str, float]) -> None:
+    def __init__(
+        self, sources: Mapping[str, Source], shares: Mapping[str, float], weights: Mapping[str, float] | None = None
+    ) -> None:
         names = sorted(name for name, share in shares.items() if share > 0)
         unknown = [name for name in names if name not in sources]
         if unknown or not names:
             known = ", ".join(sorted(sources))
             raise TrainingDataError(f"The mixture names {unknown or 'no source'}; known are {known}.")
         self.sources = [sources[name] for name in names]
+        self.weights = [np.float32((weights or {}).get(name, 1.0)) for name in names]
         total = sum(shares[name] for name in names)
         self.edges = np.cumsum([shares[name] / total for name in names])
 
     def row(self, rng: np.random.Generator, length: int) -> Row:
         """A row of the source that the generator picks."""
-        index = int(np.searchsorted(self.edges, rng.random(), side="right"))
-        return self.sources[min(index, len(self.sources) - 1)].row(rng, length)
+        index = min(int(np.searchsorted(self.edges, rng.random(), side="right")), len(self.sources) - 1)
+        row = self.sources[index].row(rng, length)
+        return replace(row, weights=row.weights * self.weights[index])
 
 
 def rank_rows(batch: int, rank: int, ranks: int) -> range:

@@ -59,7 +59,7 @@ def train(transformer: Transformer, run: Run) -> list[tuple[int, float]]:
 def _run_phase(trainer: Trainer, run: Run, index: int, first: int, inner: int, curve: list[tuple[int, float]]) -> int:
     """Steps `inner`.. of a phase whose step 0 is the global step `first`; returns the global step after it."""
     phase, last = run.phases[index], total_steps(run.phases)
-    source = Mixture(run.sources, phase.mixture)
+    source = Mixture(run.sources, phase.mixture, phase.weights)
     clock = _Clock(phase.batch * phase.context)
     for position in range(inner, phase.steps):
         batch = _draw(run, phase, source, first + position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tasks.training.data import Mode
@@ -16,10 +16,10 @@ WINDOW = 10  # steps whose mean loss may end a phase
 class Phase:
     """A stretch of steps with one attention mode, one mixture and one optimizer.
 
-    `mixture` maps a source's name to its share of the rows; `train` says which parameters move
-    (`indexer` in a DSA warm-up, everything else). A phase with `until` ends once the mean loss of
-    its last `WINDOW` steps is below it, at the latest after `steps`; the global step count goes on
-    from the phase's planned end.
+    `mixture` maps a source's name to its share of the rows, `weights` to a factor of its tokens'
+    loss; `train` says which parameters move (`indexer` in a DSA warm-up, everything else). A phase
+    with `until` ends once the mean loss of its last `WINDOW` steps is below it, at the latest after
+    `steps`; the global step count goes on from the phase's planned end.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Phase:
     warmup: float = 0.02  # share of the phase's steps
     decay: float = 0.0
     until: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict)
 
     def reached(self, losses: Sequence[float]) -> bool:
         """Whether the losses of this phase so far are low enough to end it."""

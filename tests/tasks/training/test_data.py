@@ -92,3 +92,16 @@ def test_adjacent_repeats_weigh_the_copies_only() -> None:
     row = AdjacentRepeats(LETTERS, shortest=5, longest=5, copies=2).row(np.random.default_rng(0), 30)
     assert row.tokens[:5].tolist() == row.tokens[5:10].tolist() == row.tokens[10:15].tolist()
     assert row.weights.tolist() == ([0.0] * 5 + [1.0] * 10) * 2
+
+
+def test_a_mixture_weighs_its_sources() -> None:
+    sources = {"corpus": tiny.corpus(), "repeats": AdjacentRepeats(LETTERS)}
+    light = Mixture(sources, {"corpus": 0.5, "repeats": 0.5}, {"corpus": 0.25})
+    plain = Mixture(sources, {"corpus": 0.5, "repeats": 0.5})
+    seen = set()
+    for seed in range(20):
+        one, other = (mixture.row(np.random.default_rng(seed), 128) for mixture in (light, plain))
+        assert np.array_equal(one.tokens, other.tokens)
+        ratio = float(one.weights.sum() / other.weights.sum())
+        seen.add(ratio)
+    assert seen == {0.25, 1.0}
