@@ -54,17 +54,16 @@ class Evidence:
 
     def run_arms(self) -> None:
         """Every arm in its order; the later ones start from what `base` left."""
-        base = self.arm("base")
+        base, scratch = self.arm("base"), self.arm("scratch")
         for stage in ("pretrain", "midtrain"):
             self._stage(base, stage)
+        self._untrained(scratch / "checkpoints" / "pretrain", base / "checkpoints" / "pretrain")
+        self._stage(scratch, "midtrain")
         self._stage(base, "reinforce", _unmeasured())
         random = self.arm("random")
         link(random / "checkpoints" / "midtrain", base / "checkpoints" / "midtrain")
         self._stage(random, "reinforce", _unmeasured(), "reinforce.reward=random")
         self._finetune(base)
-        scratch = self.arm("scratch")
-        self._untrained(scratch / "checkpoints" / "pretrain", base / "checkpoints" / "pretrain")
-        self._stage(scratch, "midtrain")
         for name, start in (("repair", base), ("repair-scratch", scratch)):
             arm = self.arm(name)
             link(arm / "checkpoints" / "pretrain", start / "checkpoints" / "pretrain")

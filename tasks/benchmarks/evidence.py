@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is missing of every seed, then writes the page from all seeds that are complete."""
     parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.evidence")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--tasks", default="{shell: 400, chain: 150, repair: 200}", help="held-out tasks a family")
+    parser.add_argument("--tasks", default="{shell: 200, chain: 100, repair: 100}", help="held-out tasks a family")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     scores: dict[int, Any] = {}
