@@ -17,8 +17,8 @@ def pipeline_run_name() -> str:
 
 
 def stage_run_name(stage: str) -> Callable[[], str]:
-    """The name after the stage's own."""
-    return lambda: f"{stage}-{run_name()}"
+    """The stage's own name; where no pipeline stands above it, with the rest as well."""
+    return lambda: stage if flow_run.parent_flow_run_id else f"{stage}-{run_name()}"
 
 
 def run_name(overrides: Sequence[str] = ()) -> str:

@@ -77,11 +77,18 @@ def sha256(path: Path) -> str:
 
 
 def git_commit() -> str:
-    """The commit checked out, with `-dirty` where tracked files differ; `unknown` outside a repository."""
+    """The commit checked out, with `-dirty` where tracked files differ; `unknown` outside a repository.
+
+    The metrics do not count: a run writes them itself.
+    """
     head = _git("rev-parse", "HEAD")
     if not head:
         return "unknown"
-    return f"{head}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else head
+    return (
+        f"{head}-dirty"
+        if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)metrics")
+        else head
+    )
 
 
 def _git(*arguments: str) -> str:

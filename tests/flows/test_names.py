@@ -26,6 +26,11 @@ def test_a_run_is_called_after_profile_seed_commit_and_time(folder: Path, monkey
     assert re.fullmatch(r"curate-laptop-seed1-1a2b3c4-dirty-\d{4}-\d{4}", stage_run_name("curate")())
 
 
+def test_below_a_pipeline_a_stage_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__PARENT_FLOW_RUN_ID", "0d5f")
+    assert stage_run_name("curate")() == "curate"
+
+
 def test_wrong_parameters_still_give_a_name(folder: Path) -> None:
     assert run_name(["pretrain.stepz=3"]).startswith("refused-")
 
