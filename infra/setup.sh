@@ -62,6 +62,7 @@ compile_parts() {
 }
 
 [ -e "$stamp" ] && command -v bwrap >/dev/null && exit 0
+[ -L "$venv" ] && fail "$venv is a link to $(readlink -f "$venv"): another folder's environment is not touched. Remove the link first."
 started=$SECONDS
 python="$(find_python)"
 install_packages "$python"

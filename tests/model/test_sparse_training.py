@@ -84,7 +84,9 @@ def test_a_future_token_changes_nothing_before_it(mode: str) -> None:
     transformer, ids = small_transformer(), tokens(2, 30)
     changed = ids.clone()
     changed[:, 20:] = (changed[:, 20:] + 7) % 61
-    assert torch.equal(transformer(ids, mode=mode).logits[:, :20], transformer(changed, mode=mode).logits[:, :20])
+    one, other = transformer(ids, mode=mode).logits, transformer(changed, mode=mode).logits
+    assert torch.allclose(one[:, :20], other[:, :20], atol=1e-6)  # an expert's product of other rows rounds otherwise
+    assert not torch.allclose(one[:, 20:], other[:, 20:], atol=1e-2)
 
 
 @pytest.mark.parametrize("mode", ["dense", "sparse"])
