@@ -4,8 +4,6 @@ seed-N/base      pretrain, midtrain, reinforce (judge's rewards)
 seed-N/random    the same midtrained model, random rewards, the same number of updates
 seed-N/finetune  the same midtrained model, more fine-tuning for as long as RL took
 seed-N/scratch   midtraining of an untrained model, the same steps
-seed-N/repair    midtraining whose trajectories are all `repair`, of the pretrained model
-seed-N/repair-scratch  the same of the untrained one
 
 A part whose result is there is not run again, so that an interrupted run goes on.
 """
@@ -26,8 +24,7 @@ from typing import Any
 from model import Transformer
 from tasks.config import load_config
 
-ARMS = ("base", "random", "finetune", "scratch", "repair", "repair-scratch")
-REPAIR_ALONE = "midtrain.families={shell: 0, chain: 0, repair: 1}"
+ARMS = ("base", "random", "finetune", "scratch")
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,6 @@ class Evidence:
         link(random / "checkpoints" / "midtrain", base / "checkpoints" / "midtrain")
         self._stage(random, "reinforce", _unmeasured(), "reinforce.reward=random")
         self._finetune(base)
-        for name, start in (("repair", base), ("repair-scratch", scratch)):
-            arm = self.arm(name)
-            link(arm / "checkpoints" / "pretrain", start / "checkpoints" / "pretrain")
-            self._stage(arm, "midtrain", REPAIR_ALONE)
 
     def scores(self) -> dict[str, Any]:
         """{checkpoint: {family: scores}} of every model of this seed."""
@@ -76,7 +69,6 @@ class Evidence:
             "midtrained": arms["base"] / "midtrain", "rl": arms["base"] / "reinforce",
             "random": arms["random"] / "reinforce", "finetuned": arms["finetune"] / "midtrain",
             "scratch": arms["scratch"] / "midtrain",
-            "repair": arms["repair"] / "midtrain", "repair_scratch": arms["repair-scratch"] / "midtrain",
         }  # fmt: skip
         return {name: self._score(name, checkpoint) for name, checkpoint in checkpoints.items()}
 

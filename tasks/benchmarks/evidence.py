@@ -25,8 +25,6 @@ TITLES = {
     "random": "+ RL, random rewards (control)",
     "finetuned": "+ more fine-tuning (control; seconds below)",
     "scratch": "midtraining without pretraining",
-    "repair": "midtraining on repair alone",
-    "repair_scratch": "the same without pretraining",
 }
 COMPARISONS = (
     ("rl", "midtrained", "RL over its start"),
@@ -35,7 +33,6 @@ COMPARISONS = (
     ("rl", "random", "RL over random rewards"),
     ("rl", "finetuned", "RL over more fine-tuning"),
     ("midtrained", "scratch", "pretraining, at the same midtraining steps"),
-    ("repair", "repair_scratch", "pretraining, when midtraining is on repair alone"),
 )
 Scores = Mapping[int, Mapping[str, Any]]
 
