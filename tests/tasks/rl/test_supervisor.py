@@ -86,7 +86,9 @@ def test_a_run_killed_after_its_last_step_still_gets_its_first_measurement(tmp_p
     monkeypatch.setattr(supervisor, "prepare", lambda *_: run_dir)
     monkeypatch.setattr(supervisor, "finished", lambda _: True)
     monkeypatch.setattr(supervisor, "_run_once", measure)
-    monkeypatch.setattr(reinforce, "finish", lambda config, run_dir: {"ended": run_dir})
+    monkeypatch.setattr(reinforce, "finish", lambda config, run_dir, tracker: {"ended": run_dir})
+    monkeypatch.setattr(reinforce, "INPUTS", (checkpoint,))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert reinforce.reinforce(config) == {"ended": run_dir}
     assert measured == [("measure", "before"), ("measure", "after")]
 
