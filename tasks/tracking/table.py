@@ -169,12 +169,17 @@ def _evaluate(found: Mapping[str, Any]) -> list[Row]:
     made = []
     for family in families(found):
         scores, old = found[family], found[family]["baseline"]
+        made += _estimated("evaluate", f"{family}: pass@1", scores["pass_at_1"], old["pass_at_1"])
         made += _estimated("evaluate", f"{family}: greedy pass@1", scores["greedy"], old["greedy"])
-        best = next((key for key in scores if key.startswith("pass_at_") and key != "pass_at_1"), "pass_at_1")
-        made += _estimated("evaluate", f"{family}: {best.replace('_at_', '@')}", scores[best], old[best])
+        for best in (key for key in scores if key.startswith("pass_at_") and key != "pass_at_1"):
+            made += _estimated("evaluate", f"{family}: {best.replace('_at_', '@')}", scores[best], old[best])
     if found:
+        old, text = found.get("baseline", {}), "heldout_bits_per_byte"
         made += _estimated("evaluate", "HumanEval pass@1", found["humaneval"]["pass_at_1"])
-        made += _estimated("evaluate", "retrieval accuracy, after RL", found["retrieval"]["all"])
+        made += _estimated(
+            "evaluate", "retrieval accuracy", found.get("retrieval", {}).get("all"), old.get("retrieval", {}).get("all")
+        )
+        made += _estimated("evaluate", "held-out bits/byte", found.get(text), old.get(text))
     return made
 
 
