@@ -1,7 +1,7 @@
 """The one door to the parameters: `load_config()` gives a validated, frozen `Config`.
 
 The file holds the `laptop` values, `profiles.<name>` only what another profile changes, and
-`key.path=value` overrides come last: defaults < profile < overrides.
+`key.path=value` overrides come last: file < profile < overrides.
 """
 
 from tasks.config.errors import ConfigError

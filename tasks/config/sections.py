@@ -1,10 +1,13 @@
-"""The sections of `params.yaml`, one frozen dataclass a stage; strict types, unknown keys refused."""
+"""The sections of `params.yaml`, one frozen dataclass a stage; strict types, unknown keys refused.
+
+No key has a default: the file says every number, and DVC, which reads the file alone, sees whatever changes a result.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import (
@@ -23,6 +26,7 @@ from tasks.config.values import (
     FamilyRates,
     FamilyShares,
     FamilyTasks,
+    MoreThanOne,
     OptionalFamilyShares,
     Probability,
     Share,
@@ -32,7 +36,7 @@ from tasks.config.values import (
 if TYPE_CHECKING:
     from model import ModelConfig
 
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _check_sharding(optimizer: str, zero_stage: int) -> None:
@@ -47,9 +51,9 @@ class DemonstrateConfig:
     """Expert demonstrations, executed for real."""
 
     __pydantic_config__ = STRICT
-    counts: FamilyCounts = field(default_factory=dict)  # family -> training demonstrations
-    heldout: NonNegativeInt = 400  # held-out tasks a family, listed for decontamination
-    slip_rates: FamilyRates = field(default_factory=dict)  # family -> how often its expert slips; 0 where not named
+    counts: FamilyCounts  # family -> training demonstrations
+    heldout: NonNegativeInt  # held-out tasks a family, listed for decontamination
+    slip_rates: FamilyRates  # family -> how often its expert slips; 0 where not named
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,17 @@ class CurateConfig:
     """Raw text to packed token shards."""
 
     __pydantic_config__ = STRICT
-    sources: tuple[str, ...] = ("machine",)
-    s3_endpoint_url: str = ""  # empty: the environment's AWS_ENDPOINT_URL
-    max_bytes: PositiveInt = 22_000_000  # UTF-8 bytes read, all sources together
-    max_document_bytes: PositiveInt = 200_000
-    minimum_documents: NonNegativeInt = 20  # the gate refuses a smaller batch
-    minimum_bytes: NonNegativeInt = 100_000
-    heldout_fraction: Probability = 0.03  # of the documents, by the hash of their text
-    tokenizer_bytes: PositiveInt = 4_000_000  # sample of the corpus that trains the tokenizer
-    demonstration_weight: float = 1.0  # weight of the demonstrations' text beside that sample
-    shard_tokens: PositiveInt = 16_000_000
-    workers: PositiveInt = 2
+    sources: tuple[str, ...]
+    s3_endpoint_url: str  # empty: the environment's AWS_ENDPOINT_URL
+    max_bytes: PositiveInt  # UTF-8 bytes read, all sources together
+    max_document_bytes: PositiveInt
+    minimum_documents: NonNegativeInt  # the gate refuses a smaller batch
+    minimum_bytes: NonNegativeInt
+    heldout_fraction: Probability  # of the documents, by the hash of their text
+    tokenizer_bytes: PositiveInt  # sample of the corpus that trains the tokenizer
+    demonstration_weight: PositiveFloat  # weight of the demonstrations' text beside that sample
+    shard_tokens: PositiveInt
+    workers: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,21 @@ class PretrainConfig:
     """Dense pretraining at short context."""
 
     __pydantic_config__ = STRICT
-    steps: PositiveInt = 400
-    batch: PositiveInt = 16  # rows a step, over all ranks
-    context: PositiveInt = 256  # tokens a row
-    optimizer: Literal["muon", "adamw"] = "muon"
-    muon_lr: float = 0.02
-    adamw_lr: float = 3e-3
-    decay: Share = 0.3  # share of the steps over which the learning rate falls
-    copy_steps: NonNegativeInt = 200  # at most, of repeated letters alone, before the text
-    copy_batch: PositiveInt = 32
-    copy_context: PositiveInt = 64
-    copy_loss: float = 1.6  # ends them: copying has formed
-    repeat_share: Share = 0.2  # of the rows of text: random strings repeated at once, so that copying stays
-    zero_stage: int = 0  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    heldout_windows: PositiveInt = 160
+    steps: PositiveInt
+    batch: PositiveInt  # rows a step, over all ranks
+    context: PositiveInt  # tokens a row
+    optimizer: Literal["muon", "adamw"]
+    muon_lr: PositiveFloat
+    adamw_lr: PositiveFloat
+    decay: Share  # share of the steps over which the learning rate falls
+    copy_steps: NonNegativeInt  # at most, of repeated letters alone, before the text
+    copy_batch: PositiveInt
+    copy_context: PositiveInt
+    copy_loss: NonNegativeFloat  # ends them: copying has formed
+    repeat_share: Share  # of the rows of text: random strings repeated at once, so that copying stays
+    zero_stage: int  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
+    dtype: Literal["float32", "bfloat16"]
+    heldout_windows: PositiveInt
 
     def __post_init__(self) -> None:
         """Raises ValueError where the optimizer cannot be sharded so."""
@@ -101,32 +105,36 @@ class MidtrainConfig:
     """Context extension, DSA warm-up, sparse training, agent trajectories."""
 
     __pydantic_config__ = STRICT
-    context: PositiveInt = 1024  # tokens a row
-    batch: PositiveInt = 4  # rows a step, over all ranks
-    dense_steps: NonNegativeInt = 40  # dense attention at the longer context
-    indexer_steps: NonNegativeInt = 20  # DSA warm-up: only the indexer learns
-    sparse_steps: NonNegativeInt = 100  # sparse attention on the mixture
-    agent_steps: NonNegativeInt = 60  # dense attention, expert trajectories dominating
-    agent_batch: PositiveInt = 8  # rows a step of that phase
-    agent_context: PositiveInt = 256  # tokens a row of it: an episode is short, and short rows cost less
-    optimizer: Literal["muon", "adamw"] = "muon"
-    muon_lr: float = 0.02
-    adamw_lr: float = 3e-3
-    indexer_lr: float = 1e-2
-    decay: Share = 0.6  # share of the last phase over which the learning rate falls
-    mixture: SourceShares = field(default_factory=dict)  # source -> share of the rows
-    agent_mixture: SourceShares = field(default_factory=dict)
-    families: OptionalFamilyShares = field(default_factory=dict)  # share of transcripts; {}: all alike
-    trajectory_weight: float = 1.0  # loss weight of the tokens that the expert wrote
-    other_weight: float = 0.1  # of instructions and observations, and of text among trajectories
-    zero_stage: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    heldout_windows: PositiveInt = 40
-    retrieval_documents: PositiveInt = 32
+    context: PositiveInt  # tokens a row
+    batch: PositiveInt  # rows a step, over all ranks
+    dense_steps: NonNegativeInt  # dense attention at the longer context
+    indexer_steps: NonNegativeInt  # DSA warm-up: only the indexer learns
+    sparse_steps: NonNegativeInt  # sparse attention on the mixture
+    agent_steps: NonNegativeInt  # dense attention, expert trajectories dominating
+    agent_batch: PositiveInt  # rows a step of that phase
+    agent_context: PositiveInt  # tokens a row of it: an episode is short, and short rows cost less
+    optimizer: Literal["muon", "adamw"]
+    muon_lr: PositiveFloat
+    adamw_lr: PositiveFloat
+    indexer_lr: PositiveFloat
+    decay: Share  # share of the last phase over which the learning rate falls
+    mixture: SourceShares  # source -> share of the rows
+    agent_mixture: SourceShares
+    families: OptionalFamilyShares  # share of transcripts; {}: all alike
+    trajectory_weight: PositiveFloat  # loss weight of the tokens that the expert wrote
+    other_weight: NonNegativeFloat  # of instructions and observations, and of text among trajectories
+    zero_stage: int
+    dtype: Literal["float32", "bfloat16"]
+    heldout_windows: PositiveInt
+    retrieval_documents: PositiveInt
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the optimizer cannot be sharded so."""
+        """Raises ValueError where the optimizer cannot be sharded so, or no token weighs as the expert's."""
         _check_sharding(self.optimizer, self.zero_stage)
+        if self.trajectory_weight <= self.other_weight:
+            raise ValueError(
+                f"trajectory_weight must be more than other_weight, {self.other_weight}, not {self.trajectory_weight}."
+            )
 
 
 @dataclass(frozen=True)
@@ -134,33 +142,33 @@ class ReinforceConfig:
     """Asynchronous reinforcement learning."""
 
     __pydantic_config__ = STRICT
-    updates: PositiveInt = 22  # learner steps; each publishes a policy
-    groups_per_batch: PositiveInt = 16
-    samples_per_group: PositiveInt = 8
-    families: FamilyShares = field(default_factory=lambda: {"shell": 1.0})  # family -> share of the groups
-    reward: Literal["judge", "random"] = "judge"
-    objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"] = "glm5_agentic"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    icepop_beta: float = 2.0
-    eta: NonNegativeInt = 1  # batches that rollout may run ahead; 0 is synchronous
-    max_staleness: NonNegativeInt = 4  # tau: older trajectories are dropped
-    oversample: PositiveInt = 6  # batches' worth of groups after which a batch closes although it is not full
-    learning_rate: PositiveFloat = 3e-4
-    beta2: float = 0.99
-    gradient_clip: PositiveFloat = 1.0
-    optimizer_steps: PositiveInt = 2  # parts a batch is split into, one optimizer step each
-    reset_optimizer: bool = False  # forget the optimizer's state after every published policy
-    micro_batch_tokens: PositiveInt = 4096
-    max_action_tokens: PositiveInt = 24
-    max_context: PositiveInt = 1024
-    concurrency: PositiveInt = 48  # episodes that run at once in a rollout worker
-    rollout_workers: PositiveInt = 1
-    judge_workers: PositiveInt = 1
-    threads: PositiveInt = 1  # torch threads of each worker
-    lease_seconds: PositiveFloat = 60.0
-    keep_policies: PositiveInt = 4
-    evaluation: FamilyCounts = field(default_factory=dict)  # family -> held-out tasks, before and after
+    updates: PositiveInt  # learner steps; each publishes a policy
+    groups_per_batch: PositiveInt
+    samples_per_group: PositiveInt
+    families: FamilyShares  # family -> share of the groups
+    reward: Literal["judge", "random"]
+    objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"]
+    clip_low: PositiveFloat  # importance ratios are bounded by 1 - clip_low and 1 + clip_high
+    clip_high: PositiveFloat
+    icepop_beta: MoreThanOne  # grpo_icepop drops tokens whose trainer and sampler differ by more than this factor
+    eta: NonNegativeInt  # batches that rollout may run ahead; 0 is synchronous
+    max_staleness: NonNegativeInt  # tau: older trajectories are dropped
+    oversample: PositiveInt  # batches' worth of groups after which a batch closes although it is not full
+    learning_rate: PositiveFloat
+    beta2: Probability
+    gradient_clip: PositiveFloat
+    optimizer_steps: PositiveInt  # parts a batch is split into, one optimizer step each
+    reset_optimizer: bool  # forget the optimizer's state after every published policy
+    micro_batch_tokens: PositiveInt
+    max_action_tokens: PositiveInt
+    max_context: PositiveInt
+    concurrency: PositiveInt  # episodes that run at once in a rollout worker
+    rollout_workers: PositiveInt
+    judge_workers: PositiveInt
+    threads: PositiveInt  # torch threads of each worker
+    lease_seconds: PositiveFloat
+    keep_policies: PositiveInt
+    evaluation: FamilyCounts  # family -> held-out tasks, before and after
 
 
 @dataclass(frozen=True)
@@ -168,17 +176,17 @@ class EvaluateConfig:
     """Held-out benchmarks, of the candidate and of the checkpoint before RL, on the same tasks and seeds."""
 
     __pydantic_config__ = STRICT
-    tasks: FamilyTasks = field(default_factory=lambda: {"shell": 50})  # family -> held-out tasks
-    samples: PositiveInt = 8  # episodes a task at temperature 1; one more is greedy
-    first_seed: int = 0
-    concurrency: PositiveInt = 96  # episodes that run at once
-    max_action_tokens: PositiveInt = 24
-    max_context: PositiveInt = 1024
-    heldout_windows: PositiveInt = 24
-    retrieval_documents: PositiveInt = 16
-    humaneval_problems: PositiveInt = 164
-    humaneval_tokens: PositiveInt = 64  # sampled a problem at most
-    threads: PositiveInt = 1  # torch threads; boxes and judges take the rest
+    tasks: FamilyTasks  # family -> held-out tasks
+    samples: PositiveInt  # episodes a task at temperature 1; one more is greedy
+    first_seed: NonNegativeInt
+    concurrency: PositiveInt  # episodes that run at once
+    max_action_tokens: PositiveInt
+    max_context: PositiveInt
+    heldout_windows: PositiveInt
+    retrieval_documents: PositiveInt
+    humaneval_problems: PositiveInt
+    humaneval_tokens: PositiveInt  # sampled a problem at most
+    threads: PositiveInt  # torch threads; boxes and judges take the rest
 
 
 @dataclass(frozen=True)
@@ -186,9 +194,9 @@ class PromoteConfig:
     """Registry and gate."""
 
     __pydantic_config__ = STRICT
-    name: str = "longhaul"  # of the registered model
-    margin: NonNegativeFloat = 0.02  # loss of mean pass@1 against a champion that still counts as not worse
-    confidence: Probability = 0.95  # of the one-sided interval
+    name: str  # of the registered model
+    margin: NonNegativeFloat  # loss of mean pass@1 against a champion that still counts as not worse
+    confidence: Probability  # of the one-sided interval
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     profile: str
-    seed: int
+    seed: NonNegativeInt
     model: Mapping[str, Any]
     demonstrate: DemonstrateConfig
     curate: CurateConfig
@@ -220,6 +228,7 @@ class Config:
         """The keys that say how many tokens the network sees at once."""
         return {
             "pretrain.context": self.pretrain.context,
+            "pretrain.copy_context": self.pretrain.copy_context,
             "midtrain.context": self.midtrain.context,
             "midtrain.agent_context": self.midtrain.agent_context,
             "reinforce.max_context": self.reinforce.max_context,

@@ -32,6 +32,7 @@ def _nothing_or_more(values: Mapping[str, float]) -> Mapping[str, float]:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+MoreThanOne = Annotated[float, Field(gt=1)]
 Family = Annotated[str, AfterValidator(_one_of(FAMILIES))]
 SourceShares = Annotated[
     Mapping[Annotated[str, AfterValidator(_one_of(SOURCES))], NonNegativeFloat], AfterValidator(_more_than_nothing)

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.config import ConfigError, load_config
 from tasks.config.__main__ import write_overrides
+from tasks.config.sections import SECTIONS
 from tasks.config.values import FAMILIES
 from tasks.environments.registry import families
 
@@ -70,6 +71,25 @@ def test_default_file_is_valid_and_frozen() -> None:
         ("demonstrate.counts={shell: -1}", r"'demonstrate\.counts\.shell' in params\.yaml is wrong"),
         ("pretrain.repeat_share=1.5", r"'pretrain\.repeat_share' in params\.yaml is wrong"),
         ("promote.confidence=1.0", r"'promote\.confidence' in params\.yaml is wrong"),
+        ("pretrain.copy_context=1025", r"'pretrain\.copy_context' in params\.yaml is 1025"),
+        ("seed=-1", r"'seed' in params\.yaml is wrong: .*greater than or equal to 0, not -1"),
+        ("evaluate.first_seed=-1", r"'evaluate\.first_seed' in params\.yaml is wrong"),
+        ("curate.demonstration_weight=0", r"'curate\.demonstration_weight' .*greater than 0"),
+        ("pretrain.muon_lr=0", r"'pretrain\.muon_lr' in params\.yaml is wrong: .*greater than 0, not 0"),
+        ("pretrain.adamw_lr=-1e-3", r"'pretrain\.adamw_lr' in params\.yaml is wrong"),
+        ("pretrain.adamw_lr=.inf", r"'pretrain\.adamw_lr' in params\.yaml is wrong: .*finite number"),
+        ("pretrain.copy_loss=-1", r"'pretrain\.copy_loss' in params\.yaml is wrong"),
+        ("midtrain.muon_lr=-1", r"'midtrain\.muon_lr' in params\.yaml is wrong"),
+        ("midtrain.adamw_lr=0", r"'midtrain\.adamw_lr' in params\.yaml is wrong"),
+        ("midtrain.indexer_lr=0", r"'midtrain\.indexer_lr' in params\.yaml is wrong"),
+        ("midtrain.trajectory_weight=0", r"'midtrain\.trajectory_weight' in params\.yaml is wrong"),
+        ("midtrain.other_weight=-0.1", r"'midtrain\.other_weight' in params\.yaml is wrong"),
+        ("midtrain.other_weight=1", r"'midtrain' .*: trajectory_weight must be more than other_weight"),
+        ("reinforce.clip_low=0", r"'reinforce\.clip_low' in params\.yaml is wrong"),
+        ("reinforce.clip_high=-0.2", r"'reinforce\.clip_high' in params\.yaml is wrong"),
+        ("reinforce.icepop_beta=1", r"'reinforce\.icepop_beta' in params\.yaml is wrong: .*greater than 1"),
+        ("reinforce.beta2=1", r"'reinforce\.beta2' in params\.yaml is wrong"),
+        ("reinforce.gradient_clip=0", r"'reinforce\.gradient_clip' in params\.yaml is wrong"),
     ],
 )
 def test_wrong_override_names_the_key(override: str, sentence: str) -> None:
@@ -119,6 +139,19 @@ def test_families_that_are_left_out_stay_possible() -> None:
     config = load_config(PARAMS, ["reinforce.evaluation={shell: 0, chain: 0, repair: 0}", "midtrain.mixture.corpus=0"])
     assert sum(config.reinforce.evaluation.values()) == 0
     assert config.midtrain.mixture["corpus"] == 0
+
+
+def test_a_key_that_the_file_does_not_hold_is_named(tmp_path: Path) -> None:
+    copy = tmp_path / "params.yaml"
+    copy.write_text(PARAMS.read_text().replace("  clip_low: 0.2", "  # clip_low: 0.2"))
+    with pytest.raises(ConfigError, match=r"The key 'reinforce\.clip_low' is missing from params\.yaml\.$"):
+        load_config(copy)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_section_has_a_default_that_the_file_could_contradict(section: type) -> None:
+    for key in dataclasses.fields(section):
+        assert key.default is key.default_factory is dataclasses.MISSING, key.name
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

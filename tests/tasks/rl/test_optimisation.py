@@ -1,14 +1,16 @@
 """The learner's step: gradients, freezing, padding, resume."""
 
+from dataclasses import replace
+
 import torch
 
 from model import ModelConfig, Transformer
-from tasks.config.sections import ReinforceConfig
+from tasks.config import load_config
 from tasks.rl.batch import Example, micro_batches, split_examples
 from tasks.rl.optimisation import build_optimizer, optimizer_tensors, restore_optimizer, train_step
 from tasks.rl.trajectory import Trajectory
 
-SETTINGS = ReinforceConfig(optimizer_steps=2, micro_batch_tokens=128, learning_rate=1e-2)
+SETTINGS = replace(load_config().reinforce, optimizer_steps=2, micro_batch_tokens=128, learning_rate=1e-2)
 
 
 def _model(seed=0):
@@ -65,7 +67,7 @@ def test_padding_and_micro_batches_do_not_change_the_step():
     results = []
     for tokens in (32, 4096):
         model = _model()
-        settings = ReinforceConfig(optimizer_steps=1, micro_batch_tokens=tokens, learning_rate=1e-2)
+        settings = replace(SETTINGS, optimizer_steps=1, micro_batch_tokens=tokens)
         train_step(model, build_optimizer(model, settings), _examples(model), settings, 0, 1)
         results.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
@@ -88,7 +90,7 @@ def test_a_restored_learner_takes_the_same_step():
 
 def test_the_optimizer_can_forget():
     model = _model()
-    settings = ReinforceConfig(reset_optimizer=True)
+    settings = replace(SETTINGS, reset_optimizer=True)
     optimizer = build_optimizer(model, settings)
     train_step(model, optimizer, _examples(model), settings, 0, 1)
     assert not optimizer_tensors(model, optimizer)
