@@ -4,10 +4,14 @@ A step is one flat forward over rows of one token each: one row for every decodi
 `prefill_rows` rows of tokens that are not in the cache yet (prompts, observations between two turns, and whole
 sessions after a change of weights). A session samples in the step in which its last row is computed, so that
 nobody waits for another's prefill to end (Orca, OSDI 2022; Sarathi-Serve, arXiv 2403.02310).
+
+With speculation a decoding session has a row for each token that the MTP layer drafted, too, and keeps as many of
+them as `verification.verify` lets stand, plus one.
 """
 
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +20,27 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.engine.cache import Cache
+from model.engine.drafting import Drafter
 from model.engine.native import NativeStep
 from model.engine.prefix import PrefixSharing
-from model.engine.reference import ReferenceStep
 from model.engine.request import Completion, EngineError, Request
 from model.engine.sampling import uniforms
-from model.engine.sessions import Sessions
+from model.engine.sessions import Sessions, spread
+from model.engine.step import Step, StepBuilder
 from model.engine.weights import fuse
 from model.transformer import Transformer
 
 Int64s = npt.NDArray[np.int64]
-Batch = tuple[Int64s, Int64s, Int64s]  # slots and positions of the rows, numbers of the rows that sample
+
+
+class Batch(NamedTuple):
+    """The rows of a step. Each of the `sampling` slots has 1 + drafts of the `wanted` rows, its last ones."""
+
+    slots: Int64s  # [R]
+    positions: Int64s  # [R]
+    sampling: Int64s  # [N]
+    drafts: Int64s  # [N]
+    wanted: Int64s  # [sum(1 + drafts)]
 
 
 class Engine:
@@ -35,7 +49,8 @@ class Engine:
     Guarantee: token i of a request depends on its session's tokens, the weights and `(seed, i)`. With the native
     step every row is computed in the same order of operations whatever else is in the batch, so the tokens and
     log-probabilities are bitwise the same alone and in company; with the reference step they are the same up to
-    the rounding of matrix products of different sizes.
+    the rounding of matrix products of different sizes. With speculation they depend on nothing else either, up to
+    rounding, and are distributed as without it; the tokens of one seed are others, except greedy ones.
 
     The trainer's log-probabilities agree to 1e-5 (fp32). It rounds in another order, so where the scores of two
     keys at the edge of the selection, or of two experts, are closer than rounding, it may take the other one.
@@ -51,36 +66,42 @@ class Engine:
         prefill_rows: int = 512,
         native: bool | None = None,
         threads: int | None = None,
+        speculate: int = 0,
     ) -> None:
         """Allocate the caches and fuse the weights.
 
         mode: "sparse" (keys selected by the indexer) or "dense". prefill_rows: tokens a step that are not
         decoding ones. native: None takes the compiled step where it can be built. threads: of the compiled step;
-        None takes torch's number.
+        None takes torch's number. speculate: tokens that the MTP layer drafts for the next step; 0 is plain decoding.
         """
         if mode not in ("sparse", "dense"):
             raise EngineError(f"The decode engine's mode is '{mode}', but it must be 'sparse' or 'dense'.")
         self.config, self.mode, self.version = transformer.config, mode, version
         self.max_sequences, self.max_length, self.prefill_rows = max_sequences, max_length, prefill_rows
+        if speculate < 0:
+            raise EngineError(f"The decode engine is to draft {speculate} tokens, but that must be at least 0.")
         device = transformer.lm_head.weight.device
         self.native = NativeStep.available(self.config, device) if native is None else native
         self.cache = Cache(self.config, max_sequences, max_length, device)
         self.sessions = Sessions(max_sequences, max_length)
-        self.prefixes = PrefixSharing(self.sessions, self.cache)
-        self.threads = torch.get_num_threads() if threads is None else threads
+        self.prefixes = PrefixSharing(self.sessions, self._copy_prefix)
+        topk = self.config.index_topk if mode == "sparse" else None
+        self._build = StepBuilder(self.native, topk, torch.get_num_threads() if threads is None else threads)
+        self.drafter = Drafter(self.config, self.sessions, speculate, self._build, device) if speculate else None
         self.waiting: deque[Request] = deque()
         self._unfinished: set[str] = set()
         self._load(transformer.state_dict())
 
     def _load(self, state_dict: Mapping[str, Tensor]) -> None:
-        topk = self.config.index_topk if self.mode == "sparse" else None
         with torch.inference_mode():
-            fused = fuse(state_dict, self.config)
-            self._forward: NativeStep | ReferenceStep = (
-                NativeStep(self.config, fused, self.cache, topk, self.threads)
-                if self.native
-                else ReferenceStep(self.config, fused, self.cache, topk)
-            )
+            self._forward: Step = self._build(self.config, fuse(state_dict, self.config), self.cache)
+            if self.drafter:
+                self.drafter.load(state_dict)
+
+    def _copy_prefix(self, source: int, target: int, length: int) -> None:
+        self.cache.copy_prefix(source, target, length)
+        if self.drafter:
+            self.drafter.copy_prefix(source, target, length)
 
     @property
     def has_work(self) -> bool:
@@ -125,10 +146,10 @@ class Engine:
     def step(self) -> list[Completion]:
         """Advance every running request by a token, or by a piece of its prefill; returns those that ended."""
         finished = self._admit()
-        slots, positions, last = self._rows()
-        if len(slots):
+        batch = self._rows()
+        if len(batch.slots):
             with torch.inference_mode():
-                finished += self._advance(slots, positions, last)
+                finished += self._advance(batch)
         for completion in finished:
             self._unfinished.discard(completion.session)
         return finished
@@ -154,6 +175,8 @@ class Engine:
         opened = self.sessions.open(request.session) if slot is None else slot
         self.sessions.start_request(opened, request)
         if slot is None:
+            if self.drafter:
+                self.drafter.forget(opened)
             self.prefixes.follow(opened, live)
 
     def _rows(self) -> Batch:
@@ -164,20 +187,35 @@ class Engine:
         running = np.array([slot for slot in s.request_of if slot not in waiting], np.int64)
         first = s.cached[running]
         missing = s.length[running] - first
-        if (missing == 1).all():
-            return running, first, np.arange(len(running))
+        drafts = self.drafter.counts[running] if self.drafter else np.zeros(len(running), np.int64)
+        if (missing == 1).all() and not drafts.any():
+            return Batch(running, first, running, drafts, np.arange(len(running)))
         before = np.cumsum(missing - 1) - (missing - 1)
         counts = np.minimum(missing, 1 + np.maximum(self.prefill_rows - before, 0))
-        ends = np.cumsum(counts)
-        within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-        return np.repeat(running, counts), np.repeat(first, counts) + within, ends[counts == missing] - 1
+        samples = counts == missing
+        slots, positions, ends = spread(running, first, counts + drafts)
+        drafts = drafts[samples]
+        _, wanted, _ = spread(running[samples], ends[samples] - 1 - drafts, 1 + drafts)
+        return Batch(slots, positions, running[samples], drafts, wanted)
 
-    def _advance(self, slots: Int64s, positions: Int64s, last: Int64s) -> list[Completion]:
-        s = self.sessions
-        rows = [torch.from_numpy(part) for part in (s.tokens[slots, positions], slots, positions, last)]
-        logits = self._forward(*(part.to(self.cache.latent[0].device) for part in rows))
+    def _advance(self, batch: Batch) -> list[Completion]:
+        s, slots, positions = self.sessions, batch.slots, batch.positions
+        parts = (torch.from_numpy(part) for part in (s.tokens[slots, positions], slots, positions, batch.wanted))
+        rows = [part.to(self.cache.latent[0].device) for part in parts]
+        if self.drafter:
+            states, logits = self._forward.run(self._forward.embedding, *rows)
+            self.drafter.states[rows[1], rows[2]] = states
+        else:
+            logits = self._forward(*rows)
         s.cached[slots] = positions + 1  # rows of a slot ascend, the last assignment stays
-        sampling = slots[last]
+        if self.drafter is None:
+            return self._sample(batch.sampling, logits)
+        finished = self.drafter.settle(batch.sampling, batch.drafts, logits, self.version)
+        self.drafter.propose(np.unique(slots), np.array([n for n in batch.sampling if n in s.request_of], np.int64))
+        return finished
+
+    def _sample(self, sampling: Int64s, logits: Tensor) -> list[Completion]:
+        s = self.sessions
         numbers = torch.from_numpy(uniforms(s.seed[sampling], s.length[sampling] - s.start[sampling]))
         temperatures = torch.from_numpy(s.temperature[sampling])
         tokens, log_probs = self._forward.sample(logits, temperatures.to(logits.device), numbers.to(logits.device))

@@ -63,13 +63,29 @@ class NativeStep:
 
     def __call__(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
         """tokens, slots, positions: [R]; wanted: [W] ascending row numbers. Returns their logits, [W, V]."""
+        return self._divided(self.embedding, tokens, slots, positions, wanted, None)
+
+    def run(
+        self, inputs: Tensor, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceStep.run`."""
+        states = torch.empty(len(tokens), self.config.hidden_size)
+        return states, self._divided(inputs.contiguous(), tokens, slots, positions, wanted, states)
+
+    def _divided(
+        self, inputs: Tensor, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor, states: Tensor | None
+    ) -> Tensor:
+        """The logits of the wanted rows; the rows are shared out among the threads."""
         logits = torch.empty(len(wanted), -(-self.vocabulary // _COLUMNS) * _COLUMNS)
         ends = _divide(slots, self.parts)
         split = torch.searchsorted(wanted, torch.tensor(ends)).tolist()
         jobs = [
-            (tokens[first:last], slots[first:last], positions[first:last], wanted[a:b] - first, logits[a:b])
+            (
+                inputs, tokens[first:last], slots[first:last], positions[first:last], wanted[a:b] - first, logits[a:b],
+                None if states is None else states[first:last],
+            )
             for first, last, a, b in zip([0, *ends], ends, [0, *split], split, strict=False)
-        ]
+        ]  # fmt: skip
         if self.threads is None or len(jobs) == 1:
             for job in jobs:
                 self._run(*job)
@@ -77,12 +93,16 @@ class NativeStep:
             list(self.threads.map(lambda job: self._run(*job), jobs))
         return logits[:, : self.vocabulary]
 
-    def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor, logits: Tensor) -> None:
+    def _run(
+        self, inputs: Tensor, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor, logits: Tensor,
+        states: Tensor | None,
+    ) -> None:  # fmt: skip
         """Rows of whole sessions; ctypes gives up the interpreter's lock, so several calls run at once."""
         self.library.decode_rows(
-            self.table.data_ptr(), len(self.table), self.embedding.data_ptr(), self.head.data_ptr(),
+            self.table.data_ptr(), len(self.table), inputs.data_ptr(), self.head.data_ptr(),
             self.angles.data_ptr(), self.cache.max_length, self.topk, len(tokens), tokens.data_ptr(),
             slots.data_ptr(), positions.data_ptr(), len(wanted), wanted.data_ptr(), logits.data_ptr(),
+            0 if states is None else states.data_ptr(),
         )  # fmt: skip
 
     def sample(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +189,7 @@ def _library(macros: tuple[str, ...]) -> ctypes.CDLL | None:
     if loaded is None:
         return None
     kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-    loaded.decode_rows.argtypes = [kinds[letter] for letter in "pnpppnnnpppnpp"]
+    loaded.decode_rows.argtypes = [kinds[letter] for letter in "pnpppnnnpppnppp"]
     loaded.sample_rows.argtypes = [kinds[letter] for letter in "pnnpppp"]
     loaded.decode_rows.restype = loaded.sample_rows.restype = None
     return loaded

@@ -5,10 +5,11 @@ rows, which are the same whoever computed them (compare SGLang's RadixAttention,
 slots themselves are searched, so nothing has to be kept in step with them).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
-from model.engine.cache import Cache
 from model.engine.sessions import Sessions
 
 _WORTH_SHARING = 16  # tokens; computing fewer is quicker than waiting for another session
@@ -18,8 +19,9 @@ Int64s = npt.NDArray[np.int64]
 class PrefixSharing:
     """Which slot waits for which other slot's cache rows, and how many of them."""
 
-    def __init__(self, sessions: Sessions, cache: Cache) -> None:
-        self.sessions, self.cache = sessions, cache
+    def __init__(self, sessions: Sessions, copy: Callable[[int, int, int], None]) -> None:
+        """`copy(source, target, length)` copies the cache of a slot's first tokens to another."""
+        self.sessions, self.copy = sessions, copy
         self.waits_for: dict[int, tuple[int, int]] = {}
 
     def follow(self, slot: int, others: Int64s) -> None:
@@ -50,7 +52,7 @@ class PrefixSharing:
         """Copy what is there by now."""
         for slot, (source, length) in list(self.waits_for.items()):
             if self.sessions.cached[source] >= length:
-                self.cache.copy_prefix(source, slot, length)
+                self.copy(source, slot, length)
                 self.sessions.cached[slot] = length
                 del self.waits_for[slot]
 

@@ -24,20 +24,30 @@ class ReferenceStep:
 
     def __init__(self, config: ModelConfig, weights: FusedWeights, cache: Cache, topk: int | None) -> None:
         self.config, self.weights, self.cache, self.topk = config, weights, cache, topk
-        device = weights.head.device
+        self.embedding, device = weights.embedding, weights.head.device
         frequency = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float64) / config.qk_rope_head_dim
         angles = torch.arange(cache.max_length)[:, None] * config.rope_theta**-frequency
         self.cos, self.sin = angles.cos().float().to(device), angles.sin().float().to(device)  # [max_length, rope/2]
 
     def __call__(self, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
         """tokens, slots, positions: [R]; wanted: [W] row numbers. Returns the logits of those rows, [W, V]."""
-        hidden = self.weights.embedding[tokens]  # [R, hidden]
+        return self.run(self.embedding, tokens, slots, positions, wanted)[1]
+
+    def run(
+        self, inputs: Tensor, tokens: Tensor, slots: Tensor, positions: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Row r begins as inputs[tokens[r]]; inputs [N, hidden].
+
+        Returns the state of every row after the final norm, without its gain, [R, hidden], and the wanted logits.
+        """
+        hidden = inputs[tokens]  # [R, hidden]
         chosen: Tensor | None = None
         for index, layer in enumerate(self.weights.layers):
             attended, chosen = self._attention(index, layer, hidden, slots, positions, chosen)
             hidden = hidden + attended
-            hidden = hidden + self._feed_forward(layer, _normalise(hidden, self.config.rms_norm_eps))
-        return F.linear(_normalise(hidden[wanted], self.config.rms_norm_eps), self.weights.head)
+            hidden = hidden + self._feed_forward(layer, normalise(hidden, self.config.rms_norm_eps))
+        states = normalise(hidden, self.config.rms_norm_eps)
+        return states, F.linear(states[wanted], self.weights.head)
 
     def sample(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities; see `sampling.sample`."""
@@ -47,12 +57,12 @@ class ReferenceStep:
         self, index: int, layer: FusedLayer, hidden: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         c = self.config
-        low = F.linear(_normalise(hidden, c.rms_norm_eps), layer.low)
+        low = F.linear(normalise(hidden, c.rms_norm_eps), layer.low)
         sizes = [c.q_lora_rank, c.kv_lora_rank, c.qk_rope_head_dim]
         q_latent, latent, key_rope, index_part = low.split([*sizes, low.shape[1] - sum(sizes)], dim=1)
-        key = torch.cat([_normalise(latent, LATENT_NORM_EPS), self._rotate(key_rope, positions)], dim=1)
+        key = torch.cat([normalise(latent, LATENT_NORM_EPS), self._rotate(key_rope, positions)], dim=1)
         self.cache.latent[index][slots, positions] = key
-        queries = F.linear(_normalise(q_latent, LATENT_NORM_EPS), layer.queries)  # [R, heads and index heads]
+        queries = F.linear(normalise(q_latent, LATENT_NORM_EPS), layer.queries)  # [R, heads and index heads]
         width = c.num_attention_heads * (c.kv_lora_rank + c.qk_rope_head_dim)
         heads = queries[:, :width].unflatten(1, (c.num_attention_heads, -1))  # [R, H, kv_lora + rope]
         nope, rope = heads.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=2)
@@ -120,7 +130,7 @@ class ReferenceStep:
         return ((F.silu(gate) * up * gates.T[:, :, None]) @ routing.experts.down.transpose(1, 2)).sum(0)
 
 
-def _normalise(x: Tensor, eps: float) -> Tensor:
+def normalise(x: Tensor, eps: float) -> Tensor:
     """RMSNorm without gain."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 

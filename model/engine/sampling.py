@@ -13,6 +13,7 @@ from torch import Tensor
 Int64s = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
+SAMPLE, DRAFT, ACCEPT = range(3)  # streams of a request: its tokens; of speculation: the drafts, their acceptance
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -25,9 +26,11 @@ def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def uniforms(seeds: Int64s, indices: Int64s) -> Doubles:
-    """Numbers in (0, 1) with 52 random bits, one per (seed, index) pair; shapes [N], [N] -> [N]."""
+def uniforms(seeds: Int64s, indices: Int64s, stream: int = SAMPLE) -> Doubles:
+    """Numbers in (0, 1) with 52 random bits, one per (seed, index) pair of a stream; shapes broadcast."""
     streams = _mix(seeds.astype(np.uint64) + _GOLDEN)
+    if stream != SAMPLE:
+        streams = _mix(streams + np.array([stream], np.uint64) * _SECOND)
     bits = _mix(streams + (indices.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 

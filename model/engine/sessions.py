@@ -10,6 +10,13 @@ from model.engine.request import Completion, Request
 Int64s = npt.NDArray[np.int64]
 
 
+def spread(slots: Int64s, first: Int64s, counts: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+    """Rows of `counts[i]` positions from first[i] on: slots [R], positions [R], and where each slot's rows end [N]."""
+    ends = np.cumsum(counts)
+    within = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+    return np.repeat(slots, counts), np.repeat(first, counts) + within, ends
+
+
 class Sessions:
     """Which session holds which slot, its tokens, and how far its cache and its running request have come."""
 

@@ -367,12 +367,13 @@ extern "C" void sample_rows(const float *logits, int64_t stride, int64_t rows, c
     draw(logits + r * stride, temperatures[r], numbers[r], weights.data(), tokens + r, log_probs + r);
 }
 
-// Rows of one slot must ascend in position. Writes logits [wanted, padded(VOCABULARY)] of the rows listed in wanted,
-// which must ascend.
-extern "C" void decode_rows(const Layer *layers, int64_t layer_count, const float *embedding, const float *head,
+// Row r begins as inputs[tokens[r]]; rows of one slot must ascend in position. Writes logits
+// [wanted, padded(VOCABULARY)] of the rows listed in wanted, which must ascend, and, where `states` is not null, the
+// normalised last state of every row, [rows, HIDDEN].
+extern "C" void decode_rows(const Layer *layers, int64_t layer_count, const float *inputs, const float *head,
                             const float *angles, int64_t max_length, int64_t topk, int64_t row_count,
                             const int64_t *tokens, const int64_t *slots, const int64_t *positions,
-                            int64_t wanted_count, const int64_t *wanted, float *logits) {
+                            int64_t wanted_count, const int64_t *wanted, float *logits, float *states) {
   Scratch s(max_length, topk);
   constexpr int columns = padded(VOCABULARY);
   int64_t done = 0;
@@ -380,8 +381,10 @@ extern "C" void decode_rows(const Layer *layers, int64_t layer_count, const floa
     const int n = int(row_count - first < kBlock ? row_count - first : kBlock);
     const Rows rows{n, tokens + first, slots + first, positions + first};
     for (int r = 0; r < n; ++r)
-      std::memcpy(&s.hidden[r * HIDDEN], embedding + rows.tokens[r] * HIDDEN, HIDDEN * sizeof(float));
+      std::memcpy(&s.hidden[r * HIDDEN], inputs + rows.tokens[r] * HIDDEN, HIDDEN * sizeof(float));
     for (int64_t l = 0; l < layer_count; ++l) run_layer(layers[l], s, rows, angles, max_length, int(topk));
+    for (int r = 0; states && r < n; ++r)
+      normalise(&s.hidden[r * HIDDEN], states + (first + r) * HIDDEN, HIDDEN, NORM_EPS);
     int kept = 0;
     for (; done + kept < wanted_count && wanted[done + kept] < first + n; ++kept)
       normalise(&s.hidden[(wanted[done + kept] - first) * HIDDEN], &s.normal[kept * HIDDEN], HIDDEN, NORM_EPS);

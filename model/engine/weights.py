@@ -16,6 +16,7 @@ from model.config import ModelConfig
 from model.engine.request import EngineError
 
 Weights = Mapping[str, Tensor]
+_NORMS = ("model.norm.weight", "mtp.shared_head.norm.weight")  # behind the trunk, behind the MTP layer
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,39 @@ def fuse(weights: Weights, config: ModelConfig) -> FusedWeights:
         head = weights["lm_head.weight"].double() * weights["model.norm.weight"].double()
         embedding = weights["model.embed_tokens.weight"].to(torch.float32, copy=True)
         return FusedWeights(embedding, layers, head.float())
+    except KeyError as error:
+        raise EngineError(f"The weights given to the decode engine have no tensor {error}.") from None
+
+
+@dataclass(frozen=True)
+class Joiner:
+    """What leads into the MTP layer and out of it; its layer itself is fused as any other."""
+
+    tokens: Tensor  # [vocabulary, hidden]: what eh_proj makes of the next token, enorm included
+    projection: Tensor  # [hidden, hidden]: eh_proj's half for the state, hnorm's gain included
+    trunk_gain: Tensor  # [hidden], of the trunk's final norm
+    own_gain: Tensor  # [hidden], of the norm behind the MTP layer
+    head: Tensor  # [vocabulary, hidden], the gain of the norm behind the MTP layer included
+
+
+def fuse_mtp(weights: Weights, config: ModelConfig) -> tuple[FusedWeights, Joiner]:
+    """The MTP layer as a network of one layer, and what stands around it; config describes that network.
+
+    Raises:
+        EngineError: a tensor is missing.
+    """
+    try:
+        network = {f"model.layers.0.{name[4:]}": value for name, value in weights.items() if name.startswith("mtp.")}
+        network["model.norm.weight"] = weights["mtp.shared_head.norm.weight"]
+        network |= {name: weights[name] for name in ("lm_head.weight", "model.embed_tokens.weight")}
+        fused = fuse(network, config)
+        token_half, state_half = weights["mtp.eh_proj.weight"].double().chunk(2, dim=1)
+        table = weights["model.embed_tokens.weight"].double()
+        table = table * torch.rsqrt(table.square().mean(-1, keepdim=True) + config.rms_norm_eps)
+        tokens = table @ (token_half * weights["mtp.enorm.weight"]).T
+        projection = (state_half * weights["mtp.hnorm.weight"]).float()
+        trunk, own = (weights[name].to(torch.float32, copy=True) for name in _NORMS)
+        return fused, Joiner(tokens.float(), projection, trunk, own, fused.head)
     except KeyError as error:
         raise EngineError(f"The weights given to the decode engine have no tensor {error}.") from None
 
