@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SET ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-recipe check up stop evidence card
+.PHONY: help setup run test test-recipe check up stop evidence card bench-model
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ stop:  ## end the servers and the worker that were started here
 
 evidence: setup  ## three seeds of RL, its controls and repair with and without pretraining; up to two hours
 	@$(PYTHON) -m tasks.benchmarks.evidence
+
+bench-model: setup  ## the network's speed next to transformers', same weights (metrics/bench_model.json); minutes, on an idle machine
+	@$(PYTHON) -m tasks.benchmarks.model_speed
 
 card: setup  ## measure the environment cards (docs/environments.md)
 	@$(PYTHON) -m tasks.environments.card

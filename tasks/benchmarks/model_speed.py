@@ -1,0 +1,240 @@
+"""`python -m tasks.benchmarks.model_speed`: this network's speed next to transformers' `GlmMoeDsaForCausalLM`.
+
+Both hold the same weights (ours are saved and read by theirs), run in one process in fp32 on as many threads, and
+take turns. A training step is forward, backward and a step of torch's AdamW in sparse mode. Their indexer has no
+gradients, so ours is frozen: both train the same parameters. The MTP layer, which they do not build, is left out.
+Decoding is greedy, from the prompts to the last token, our engine against their `generate` with a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import ModelConfig, Transformer
+from model.engine import Engine, Request
+from tasks.tracking.metrics import write_metrics
+
+# The 6.5 M parameters that the peers' published figures were measured with
+SHAPE = ModelConfig(
+    vocab_size=2048, hidden_size=256, intermediate_size=768, moe_intermediate_size=192, num_hidden_layers=4,
+    first_k_dense_replace=1, num_attention_heads=8, n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=1,
+    kv_lora_rank=64, q_lora_rank=128, qk_rope_head_dim=16, qk_nope_head_dim=32, v_head_dim=32, index_topk=64,
+    index_n_heads=4, index_head_dim=32, max_position_embeddings=4096, num_nextn_predict_layers=0,
+)  # fmt: skip
+LEARNING_RATE = 1e-4
+AGREEMENT = 1e-5  # largest difference of logits, relative to the largest logit, where no tie can decide a selection
+Work = Callable[[], None]
+
+
+class DisagreementError(RuntimeError):
+    """The two networks do not compute the same: their speeds cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`batch` rows of `length` tokens, trained on or, where `new` is not 0, continued by so many."""
+
+    batch: int
+    length: int
+    new: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What a repeat is paid for: tokens trained on, or tokens sampled."""
+        return self.batch * (self.new or self.length)
+
+
+CASES = {
+    "decode_32": Case(32, 64, 64),
+    "train_8x256": Case(8, 256),
+    "train_2x1024": Case(2, 1024),
+    "train_1x4096": Case(1, 4096),
+}
+
+
+def their_copy(ours: Transformer) -> Any:
+    """transformers' network with the same weights."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(folder)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@torch.no_grad()
+def agreement(ours: Transformer, theirs: Any, length: int = 256) -> dict[str, float]:
+    """How far the logits of two random rows are apart, relative to the largest.
+
+    `relative_error` is the worst of the tokens that see all keys, where the two must agree. Beyond them plateaus of
+    equal index scores let each select other keys, and what follows sees the difference: `later_median_error` is not
+    bounded here (tests/model/test_parity.py holds the two together where no tie decides). Raises DisagreementError.
+    """
+    ids = random_tokens(2, length, ours.config.vocab_size)
+    found, expected = ours(ids, mode="sparse").logits, theirs(ids).logits
+    errors = (found - expected).abs().amax(-1) / expected.abs().max()  # [B, T]
+    early, later = errors[:, : ours.config.index_topk], errors[:, ours.config.index_topk :]
+    worst = float(early.max())
+    if worst > AGREEMENT:
+        raise DisagreementError(
+            f"The logits of transformers and ours differ by {worst:.1e} of the largest, more than {AGREEMENT:.0e}, so "
+            "their speeds cannot be compared."
+        )
+    return {"relative_error": worst, "later_median_error": float(later.median())}
+
+
+def random_tokens(batch: int, length: int, vocabulary: int) -> Tensor:
+    """[batch, length], the same at every call."""
+    return torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def training_works(ours: Transformer, theirs: Any, case: Case) -> tuple[Work, Work]:
+    """One training step each on the same batch: (ours, theirs)."""
+    ids = random_tokens(case.batch, case.length, ours.config.vocab_size)
+    weights = torch.ones(ids.shape)
+    for network in (ours, theirs):
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(".indexer." not in name)
+    theirs.train()
+    return (
+        _step(ours, lambda: ours.loss(ids, weights, mode="sparse").lm),
+        _step(theirs, lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss),
+    )
+
+
+def _step(network: torch.nn.Module, loss: Callable[[], Tensor]) -> Work:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
+
+    def work() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return work
+
+
+def decoding_works(ours: Transformer, theirs: Any, case: Case) -> tuple[Work, Work]:
+    """The same prompts continued greedily: (ours, theirs). Reading the weights in is not part of the work."""
+    prompts = random_tokens(case.batch, case.length, ours.config.vocab_size)
+    engine = Engine(ours, case.batch, case.length + case.new + 1, prefill_rows=case.batch * case.length)
+    theirs.eval()
+
+    def our_work() -> None:
+        for number, ids in enumerate(prompts.tolist()):
+            engine.submit(Request(str(number), str(number), ids, case.new, temperature=0.0))
+        while engine.has_work:
+            engine.step()
+        for number in range(case.batch):
+            engine.release(str(number))
+
+    def their_work() -> None:
+        found = theirs.generate(
+            prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=case.new, min_new_tokens=case.new,
+            do_sample=False, use_cache=True, pad_token_id=0,
+        )  # fmt: skip
+        assert found.shape[1] == case.length + case.new
+
+    return our_work, their_work
+
+
+def compare(works: tuple[Work, Work], tokens: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of (ours, theirs) by the median of `repeats`, taken in turns after one call each to warm up.
+
+    `ratio_spread` are the smallest and the largest ratio of two neighbouring repeats, `seconds` all that was measured.
+    """
+    for work in works:
+        work()
+    ours, theirs = zip(*((_seconds(works[0]), _seconds(works[1])) for _ in range(repeats)), strict=True)
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "ours": round(tokens / median(ours), 1),
+        "transformers": round(tokens / median(theirs), 1),
+        "ratio": round(median(theirs) / median(ours), 3),
+        "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "seconds": {"ours": [round(s, 4) for s in ours], "transformers": [round(s, 4) for s in theirs]},
+    }
+
+
+def _seconds(work: Work) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def run(config: ModelConfig, cases: Mapping[str, Case], repeats: int) -> dict[str, Any]:
+    """The content of metrics/bench_model.json: what was compared and where, and the figures of every case."""
+    ours = Transformer(config)
+    ours.init_weights(0)
+    theirs = their_copy(ours)
+    agreed = agreement(ours, theirs, min(256, config.max_position_embeddings))
+    results: dict[str, Any] = {}
+    for name, case in cases.items():  # decoding first: training changes the weights
+        works = decoding_works if case.new else training_works
+        results[name] = compare(works(ours, theirs, case), case.tokens, repeats) | {"shape": asdict(case)}
+        print(_line(name, results[name]), flush=True)
+    return results | {"agreement": agreed, "setting": _setting(ours, repeats)}
+
+
+def _setting(ours: Transformer, repeats: int) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "repeats": repeats,
+        "parameters": sum(p.numel() for p in ours.parameters()),
+        "config": ours.config.to_hugging_face(),
+        "training": "sparse mode, torch AdamW (fused) on both sides, indexers frozen on both sides",
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def _line(name: str, found: Mapping[str, Any]) -> str:
+    low, high = found["ratio_spread"]
+    speeds = f"{found['ours']:12,.0f}{found['transformers']:14,.0f}"
+    return f"{name:14}{speeds}{found['ratio']:9.2f}x  ({low:.2f} to {high:.2f})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table and writes the metrics; 2 and one sentence on stderr if the networks do not agree."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.model_speed")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("metrics/bench_model.json"))
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    print(f"{'tokens/s':14}{'ours':>12}{'transformers':>14}{'ratio':>10}  (neighbouring repeats)", flush=True)
+    try:
+        found = run(SHAPE, {name: CASES[name] for name in CASES if name in arguments.cases}, arguments.repeats)
+    except DisagreementError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_metrics(arguments.out, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
