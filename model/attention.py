@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.rope import apply_rope
-from kernels.sparse_attention import attention_distribution, listed_attention, listed_mask, masked_attention
+from kernels.sparse_attention import attention_distribution, listed_attention, listed_mask, packed_attention
 from kernels.topk import select_keys
 from model.config import ModelConfig
 from model.indexer import Indexer, Selection, indexer_loss, teaching_rows
@@ -61,27 +61,26 @@ class Attention(nn.Module):
         if selection is not None and selection.keys is not None:
             out = listed_attention(query, key, value, selection.keys, self.scale)
         else:
-            mask = None if context.packing.whole else context.packing.mask
-            out = masked_attention(query, key, value, mask, self.scale)
+            out = packed_attention(query, key, value, context.packing.pieces, self.scale)
         loss = self._teach(query, key, context, selection)
         return self.o_proj(out.transpose(1, 2).flatten(2)), selection, loss
 
     def _queries(self, q_latent: Tensor, rope: Tensor) -> Tensor:
         """[B, H, T, nope + rope] of the normalised query latent."""
         config = self.config
-        query = self.q_b_proj(q_latent).unflatten(-1, (-1, config.qk_head_dim)).transpose(1, 2)
+        query = self.q_b_proj(q_latent).unflatten(-1, (-1, config.qk_head_dim))  # [B, T, H, nope + rope]
         nope, turned = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        return torch.cat([nope, apply_rope(turned, rope.unsqueeze(1))], dim=-1)
+        return torch.cat([nope, apply_rope(turned, rope.unsqueeze(2))], dim=-1).transpose(1, 2)
 
     def _keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, H, S, nope + rope] and values [B, H, S, v] from the compressed latent."""
         config = self.config
         latent, turned = self.kv_a_proj_with_mqa(x).split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
         wide = self.kv_b_proj(self.kv_a_layernorm(latent))
-        per_head = wide.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
+        per_head = wide.unflatten(-1, (config.num_attention_heads, -1))  # [B, S, H, nope + v]
         nope, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=-1)
-        rotary = apply_rope(turned, rope).unsqueeze(1).expand(-1, config.num_attention_heads, -1, -1)
-        return torch.cat([nope, rotary], dim=-1), value
+        rotary = apply_rope(turned, rope).unsqueeze(2).expand(-1, -1, config.num_attention_heads, -1)
+        return torch.cat([nope, rotary], dim=-1).transpose(1, 2), value.transpose(1, 2)
 
     def _select(
         self, x: Tensor, q_latent: Tensor, context: AttentionContext, shared: Selection | None
@@ -122,7 +121,7 @@ class Attention(nn.Module):
         if selection is None or selection.scores is None or selection.rows is None:
             return None
         if selection.keys is None:
-            mask = context.packing.mask[:, selection.rows]
+            mask = context.packing.visible(selection.rows)
         else:
             mask = listed_mask(selection.keys[:, selection.rows], key.shape[2])
         teacher = attention_distribution(query[:, :, selection.rows], key, mask, self.scale)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from kernels.sparse_attention import Pieces
 
 
 @dataclass(frozen=True)
 class Packing:
     """Positions [B, T] restart in each document; `starts` [B, T] is the index of the first token of the document.
 
-    `mask` [B, T, T] is True where a query may see a key (causal, same document); `whole` says that every row is one
-    document, so that plain causal attention does the same; `longest` is the length of the longest document.
+    `whole` says that every row is one document, so that plain causal attention does the same; `longest` is the length
+    of the longest document. Nothing here is larger than [B, T] until a mask is asked for.
     """
 
     positions: Tensor
     starts: Tensor
-    mask: Tensor
     whole: bool
     longest: int
 
@@ -31,15 +33,25 @@ class Packing:
             starts = torch.zeros_like(index).expand(batch, length)
         else:
             starts = _run_starts(document_ids, index)
-        causal = index[:, None] >= index
-        mask = causal & (index >= starts[..., None])
         whole = document_ids is None or bool((starts == 0).all())
         positions = index - starts
-        return cls(positions, starts, mask, whole, length if whole else int(positions.max()) + 1)
+        return cls(positions, starts, whole, length if whole else int(positions.max()) + 1)
 
     def first_rows(self, rows: int) -> Packing:
         """The packing of the first rows; `longest` stays a bound."""
-        return replace(self, positions=self.positions[:rows], starts=self.starts[:rows], mask=self.mask[:rows])
+        if rows >= self.positions.shape[0]:
+            return self
+        return replace(self, positions=self.positions[:rows], starts=self.starts[:rows])
+
+    def visible(self, queries: Tensor) -> Tensor:
+        """[B, R, T]: True where the queries at the indices [R] may see a key (causal, same document)."""
+        key = torch.arange(self.starts.shape[1], device=self.starts.device)
+        return (queries[:, None] >= key) & (key >= self.starts[:, queries, None])
+
+    @cached_property
+    def pieces(self) -> Pieces | None:
+        """The documents apart, for attention; None where every row is one."""
+        return None if self.whole else Pieces.of(self.positions)
 
     @property
     def has_context(self) -> Tensor:

@@ -1,5 +1,19 @@
 """Attention over selected keys."""
 
-from kernels.sparse_attention.api import attention_distribution, listed_attention, listed_mask, masked_attention
+from kernels.sparse_attention.api import (
+    attention_distribution,
+    listed_attention,
+    listed_mask,
+    masked_attention,
+    packed_attention,
+)
+from kernels.sparse_attention.pieces import Pieces
 
-__all__ = ["attention_distribution", "listed_attention", "listed_mask", "masked_attention"]
+__all__ = [
+    "Pieces",
+    "attention_distribution",
+    "listed_attention",
+    "listed_mask",
+    "masked_attention",
+    "packed_attention",
+]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.sparse_attention import cpu, reference
+from kernels.sparse_attention.pieces import Pieces
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -18,6 +19,20 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
             f"and keys {tuple(key.shape)}."
         )
     return reference.masked_attention(query, key, value, mask, scale)
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, pieces: Pieces | None, scale: float) -> Tensor:
+    """Causal attention inside each document: [B, H, T, Dv]; every row is one document where pieces is None.
+
+    query and key [B, H, T, D], value [B, H, T, Dv]. Raises ValueError when the pieces are not of these tokens.
+    """
+    if pieces is None:
+        return masked_attention(query, key, value, None, scale)
+    if pieces.slot.numel() != query.shape[0] * query.shape[2]:
+        raise ValueError(
+            f"packed_attention got pieces of {pieces.slot.numel()} tokens for queries {tuple(query.shape)}."
+        )
+    return reference.packed_attention(query, key, value, pieces, scale)
 
 
 def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float) -> Tensor:

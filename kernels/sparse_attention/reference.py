@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.sparse_attention.pieces import Pieces
+
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """softmax(query . key * scale) . value; `mask` [B, T, S] says which keys each query sees, None is causal."""
@@ -15,6 +17,12 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1), scale=scale)
     return out[..., :width]
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, pieces: Pieces, scale: float) -> Tensor:
+    """The same, causal in each document of `pieces`."""
+    parts = zip(*(pieces.cut(x) for x in (query, key, value)), strict=True)
+    return pieces.join([masked_attention(q, k, v, None, scale) for q, k, v in parts], query.shape[0])
 
 
 def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float) -> Tensor:

@@ -41,7 +41,8 @@ def captured_mass(transformer: Transformer, rows: Sequence[Row]) -> list[float]:
 
 def _layer_mass(attention: Attention, x: Tensor, context: Any) -> float:
     """x [B, T, hidden] is the layer's normed input."""
-    indexer, visible = attention.indexer, context.packing.mask
+    indexer = attention.indexer
+    visible = context.packing.visible(torch.arange(x.shape[1], device=x.device))
     assert indexer is not None
     many = visible.sum(-1) > attention.config.index_topk  # [B, T]
     if not bool(many.any()):

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.sparse_attention import attention_distribution, cpu, listed_attention, masked_attention, reference
+from kernels.sparse_attention import (
+    Pieces,
+    attention_distribution,
+    cpu,
+    listed_attention,
+    masked_attention,
+    packed_attention,
+    reference,
+)
 
 
 def problem(length: int = 37, k: int = 9, width: int = 16, value_width: int = 8) -> list[Tensor]:
@@ -86,3 +94,28 @@ def test_the_c_kernel_leaves_subnormal_numbers_alone() -> None:
     listed_attention(*problem(), 0.3)
     assert float("1e-310") * 0.5 > 0
     assert (torch.tensor([2e-40]) * 0.5).item() > 0
+
+
+@pytest.mark.parametrize("longest", [3, 20, 70])
+def test_documents_cut_apart_are_attention_with_the_mask(longest: int) -> None:
+    generator = torch.Generator().manual_seed(longest)
+    length = 130
+    boundaries = torch.rand(2, length, generator=generator) < 1 / longest
+    documents = boundaries.cumsum(-1)
+    starts = torch.where(documents.diff(prepend=documents[:, :1] - 1) != 0, torch.arange(length), 0).cummax(-1).values
+    positions = torch.arange(length) - starts
+    mask = (documents[:, :, None] == documents[:, None]) & torch.ones(length, length, dtype=torch.bool).tril()
+    shapes = ((2, 3, length, 12), (2, 3, length, 12), (2, 3, length, 8))
+    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+    slope = torch.randn(2, 3, length, 8, generator=generator)
+    found = packed_attention(*inputs, Pieces.of(positions), 0.3)  # type: ignore[arg-type]
+    expected = masked_attention(*inputs, mask, 0.3)  # type: ignore[arg-type]
+    assert torch.allclose(found, expected, atol=1e-6)
+    ours, theirs = (torch.autograd.grad((x * slope).sum(), inputs) for x in (found, expected))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_pieces_of_other_tokens_are_refused() -> None:
+    query, key, value, _ = problem()
+    with pytest.raises(ValueError, match="pieces of 40 tokens"):
+        packed_attention(query, key, value, Pieces.of(torch.arange(40)[None]), 0.3)
