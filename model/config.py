@@ -49,6 +49,7 @@ class ModelConfig:
     router_bias_update_rate: float = 0.005  # a short run needs more than the 0.001 of DeepSeek-V3
     indexer_loss_rows: int = 128  # query rows of a sequence that teach the indexer at each step; 0 means all
     mtp_loss_rows: int = 0  # rows of a batch that teach the MTP layer at each step; 0 means all
+    activation_checkpointing: bool = False  # training keeps a layer's input and computes the rest of it twice
     eos_token_id: int = 0
     mlp_layer_types: tuple[str, ...] = ()
     indexer_types: tuple[str, ...] = ()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention, AttentionContext
 from model.config import ModelConfig
@@ -56,6 +58,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         kinds = zip(config.mlp_layer_types, config.indexer_types, strict=True)
         self.layers = nn.ModuleList(DecoderLayer(config, mlp, indexer) for mlp, indexer in kinds)
@@ -67,7 +70,15 @@ class Decoder(nn.Module):
         losses: list[Tensor] = []
         loads: list[Tensor] = []
         for layer in self.layers:
-            x, selection, loss, load = layer(x, context, selection)
+            x, selection, loss, load = self._run(layer, x, context, selection)
             losses += [] if loss is None else [loss]
             loads += [] if load is None else [load]
         return StackOutput(self.norm(x), losses, loads)
+
+    def _run(self, layer: nn.Module, x: Tensor, context: AttentionContext, shared: Selection | None) -> LayerOutput:
+        """One layer. With activation checkpointing (Chen et al., arXiv 1604.06174) backward runs it once more."""
+        if self.config.activation_checkpointing and torch.is_grad_enabled():
+            out: LayerOutput = checkpoint(layer, x, context, shared, use_reentrant=False)
+        else:
+            out = layer(x, context, shared)
+        return out

@@ -83,3 +83,40 @@ def test_an_impossible_configuration_is_refused_by_name(changes: dict[str, objec
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="no attention mode 'spares'"):
         small_transformer()(tokens(1, 4), mode="spares")
+
+
+@pytest.mark.parametrize("mode", ["dense", "warmup", "sparse"])
+def test_activation_checkpointing_changes_no_gradient(mode: str) -> None:
+    ids, documents = tokens(2, 40), (torch.arange(40) > 17).long().expand(2, 40)
+    types = ("full", "shared", "full")
+    found = []
+    for activation_checkpointing in (False, True):
+        transformer = small_transformer(
+            activation_checkpointing=activation_checkpointing, indexer_types=types, indexer_loss_rows=16
+        )
+        torch.manual_seed(0)
+        losses = transformer.loss(ids, torch.ones(2, 40), documents, mode)
+        losses.total.backward()
+        found.append((losses.total.detach(), {n: p.grad for n, p in transformer.named_parameters()}))
+    (plain, gradients), (again, checkpointed) = found
+    assert torch.equal(plain, again)
+    for name, gradient in gradients.items():
+        other = checkpointed[name]
+        assert (gradient is None) == (other is None), name
+        assert gradient is None or torch.equal(gradient, other), name
+
+
+def test_activation_checkpointing_keeps_less_for_backward() -> None:
+    kept = []
+    for activation_checkpointing in (False, True):
+        transformer = small_transformer(activation_checkpointing=activation_checkpointing)
+        sizes: list[int] = []
+
+        def keep(x: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            transformer(tokens(2, 40), mode="sparse")
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 4
