@@ -96,8 +96,8 @@ class Attention(nn.Module):
         rows = teaching_rows(x.shape[1], self.config.indexer_loss_rows, x.device)
         with torch.set_grad_enabled(context.grad):
             keys = self.indexer.keys(x, context.rope)
-            scores = self.indexer(x[:, rows], q_latent[:, rows], context.rope[:, rows], keys)
-        return Selection(chosen, rows, scores)
+            inputs = self.indexer.inputs(x[:, rows], q_latent[:, rows], context.rope[:, rows], keys)
+        return Selection(chosen, rows, inputs)
 
     @torch.no_grad()
     def _top_keys(self, x: Tensor, q_latent: Tensor, context: AttentionContext) -> Tensor | None:
@@ -118,12 +118,14 @@ class Attention(nn.Module):
         self, query: Tensor, key: Tensor, context: AttentionContext, selection: Selection | None
     ) -> Tensor | None:
         """The indexer's loss against this layer's attention over the same keys."""
-        if selection is None or selection.scores is None or selection.rows is None:
+        if selection is None or selection.inputs is None or selection.rows is None:
             return None
-        if selection.keys is None:
-            mask = context.packing.visible(selection.rows)
-        else:
-            mask = listed_mask(selection.keys[:, selection.rows], key.shape[2])
-        teacher = attention_distribution(query[:, :, selection.rows], key, mask, self.scale)
+        rows, listed = selection.rows, selection.keys
+
+        def target(block: slice) -> tuple[Tensor, Tensor]:
+            part = rows[block]
+            mask = context.packing.visible(part) if listed is None else listed_mask(listed[:, part], key.shape[2])
+            return attention_distribution(query[:, :, part], key, mask, self.scale), mask
+
         with torch.set_grad_enabled(context.grad):
-            return indexer_loss(selection.scores, teacher, mask)
+            return indexer_loss(selection.inputs, target)

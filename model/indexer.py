@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kernels.lightning_indexer import index_scores
+from kernels.lightning_indexer import index_scores, index_scores_gradients
 from kernels.rope import apply_rope
 from model.config import ModelConfig
+
+TEACHING_BLOCK = 128  # query rows that are taught at once: bounds the memory of the loss
+Target = Callable[[slice], tuple[Tensor, Tensor]]
+
+
+class IndexInputs(NamedTuple):
+    """What scores are made of: query [B, R, H, D], key [B, S, D] and head weights [B, R, H]."""
+
+    query: Tensor
+    key: Tensor
+    weights: Tensor
 
 
 class Indexer(nn.Module):
@@ -38,9 +51,13 @@ class Indexer(nn.Module):
         weights: Tensor = self.weights_proj(hidden.detach())
         return weights.float() * self.heads**-0.5
 
+    def inputs(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> IndexInputs:
+        """What the scores of these queries are made of."""
+        return IndexInputs(self.queries(q_latent, query_rope), keys, self.head_weights(query_hidden))
+
     def forward(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> Tensor:
         """Unmasked index scores [B, T, S] in fp32."""
-        return index_scores(self.queries(q_latent, query_rope), keys, self.head_weights(query_hidden))
+        return index_scores(*self.inputs(query_hidden, q_latent, query_rope, keys))
 
     def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         turned, rest = x.split([self.rope_dim, self.head_dim - self.rope_dim], dim=-1)
@@ -52,23 +69,57 @@ class Selection:
     """What a layer with an indexer hands to the layers that share it.
 
     `keys` [B, T, k] int32 lists the keys each query attends to, padded with -1 (None: all it may see). `rows` [R] are
-    the query rows that teach the indexer and `scores` [B, R, S] their differentiable index scores; None where nothing
-    is learned.
+    the query rows that teach the indexer and `inputs` what their index scores are made of; None where nothing is
+    learned.
     """
 
     keys: Tensor | None
     rows: Tensor | None = None
-    scores: Tensor | None = None
+    inputs: IndexInputs | None = None
 
 
-def indexer_loss(scores: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean over query rows of KL(teacher || softmax(scores over the mask)), a scalar.
+def indexer_loss(inputs: IndexInputs, target: Target) -> Tensor:
+    """Mean over batch and query rows of KL(teacher || softmax(index scores over the mask)), a scalar.
 
-    scores and teacher [B, R, S], mask [B, R, S] bool; the teacher is zero outside the mask.
+    `target` gives the teacher and the mask, both [B, r, S], of a range of rows; the teacher is zero outside the mask.
+    Gradients are made with the loss, block by block: nothing of size [B, R, S] is kept.
     """
-    log_student = scores.masked_fill(~mask, -torch.inf).log_softmax(-1).masked_fill(~mask, 0.0)
-    divergence = torch.xlogy(teacher, teacher) - teacher * log_student
-    return divergence.sum(-1).mean()
+    return _IndexerLoss.apply(*inputs, target)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class _IndexerLoss(torch.autograd.Function):
+    """Differentiable in the three index inputs, not in the teacher."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, weights: Tensor, target: Target) -> Tensor:
+        """Keeps the gradients for a loss that counts once."""
+        rows, total = query.shape[1], query.new_zeros((), dtype=torch.float32)
+        learns = any(ctx.needs_input_grad[:3])
+        gradients = [torch.zeros_like(x) for x in (query, key, weights)] if learns else []
+        for start in range(0, rows, TEACHING_BLOCK):
+            block = slice(start, min(start + TEACHING_BLOCK, rows))
+            inputs = query[:, block], key, weights[:, block]
+            loss, slope = _divergence(index_scores(*inputs), *target(block))
+            total += loss
+            if learns:
+                for_query, for_key, for_weights = index_scores_gradients(*inputs, slope)
+                gradients[0][:, block], gradients[2][:, block] = for_query, for_weights
+                gradients[1] += for_key
+        count = query.shape[0] * rows
+        ctx.save_for_backward(*(gradient.div_(count) for gradient in gradients))
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        """The kept gradients, scaled."""
+        return *(gradient * grads[0].to(gradient.dtype) for gradient in ctx.saved_tensors), None
+
+
+def _divergence(scores: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed divergence and its gradient with respect to the scores [B, r, S]."""
+    log_student = scores.masked_fill(~mask, -torch.inf).log_softmax(-1)
+    divergence = torch.xlogy(teacher, teacher) - teacher * log_student.masked_fill(~mask, 0.0)
+    return divergence.sum(), log_student.exp() * teacher.sum(-1, keepdim=True) - teacher
 
 
 def teaching_rows(length: int, limit: int, device: torch.device) -> Tensor:

@@ -17,3 +17,16 @@ def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
             "but needs [B, T, H, D], [B, S, D] and [B, T, H]."
         )
     return reference.index_scores(query, key, weights)
+
+
+def index_scores_gradients(query: Tensor, key: Tensor, weights: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `index_scores` with respect to query, key and weights; slope [B, T, S] is that of the scores.
+
+    For losses that are differentiated block by block, so that no [B, T, S] buffer outlives its block.
+    """
+    if slope.shape != (*query.shape[:2], key.shape[1]):
+        raise ValueError(
+            f"index_scores_gradients got a slope of shape {tuple(slope.shape)} for queries {tuple(query.shape)} and "
+            f"keys {tuple(key.shape)}."
+        )
+    return reference.index_scores_gradients(query, key, weights, slope)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.grouped_experts import grouped_experts
-from kernels.lightning_indexer import index_scores
+from kernels.lightning_indexer import index_scores, index_scores_gradients
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
 from kernels.rope import apply_rope, rope_table
@@ -28,6 +28,15 @@ def test_index_scores_have_the_gradients_of_the_formula() -> None:
     plain = torch.autograd.grad((products * weights.transpose(1, 2)[..., None]).sum(1).square().sum(), inputs)
     found = torch.autograd.grad(index_scores(query, key, weights).square().sum(), inputs)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, plain, strict=True))
+
+
+def test_index_scores_gradients_are_those_of_autograd() -> None:
+    inputs = [torch.randn(2, 4, 3, 8), torch.randn(2, 7, 8), torch.randn(2, 4, 3)]
+    slope = torch.randn(2, 4, 7)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad((index_scores(*leaves) * slope).sum(), leaves)
+    found = index_scores_gradients(*inputs, slope)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(6, 16), (2, 3, 16)])
@@ -88,5 +97,9 @@ def test_sizes_that_do_not_belong_together_are_refused() -> None:
         rope_table(torch.arange(3), 5, 1e4)
     with pytest.raises(ValueError, match="index_scores"):
         index_scores(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5), torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="slope of shape"):
+        index_scores_gradients(
+            torch.zeros(1, 2, 3, 4), torch.zeros(1, 5, 4), torch.zeros(1, 2, 3), torch.zeros(1, 2, 4)
+        )
     with pytest.raises(ValueError, match="linear_cross_entropy"):
         linear_cross_entropy(torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(3).long())
