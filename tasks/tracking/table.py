@@ -2,7 +2,7 @@
 
     python -m tasks.tracking.table [wall seconds of the run]
 
-Orchestration overhead is the wall time that no stage spent in its own work: Prefect, DVC, MLflow and process starts.
+Orchestration overhead is the wall time outside the stages' own programs: Prefect, DVC and MLflow.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def overhead(wall_seconds: float | None) -> str:
         return f"Wall time {wall_seconds:.0f} s; unchanged stages were skipped, so no overhead is stated."
     extra = wall_seconds - work
     return (
-        f"Wall time {wall_seconds:.0f} s, stages {work:.0f} s; orchestration overhead (Prefect, DVC, MLflow, process "
-        f"starts) {extra:.0f} s = {extra / wall_seconds:.1%}."
+        f"Wall time {wall_seconds:.0f} s, stages {work:.0f} s; orchestration overhead (Prefect, DVC, "
+        f"MLflow) {extra:.0f} s = {extra / wall_seconds:.1%}."
     )
 
 

@@ -199,7 +199,9 @@ def test_the_closing_table_states_the_overhead(house: Path) -> None:
     write_checkpoint(house, b"table", baseline=5, candidate=20)
     (house / "metrics/promote.json").unlink(missing_ok=True)
     table = closing_table(75.0)
-    assert "| evaluate | shell: greedy pass@1 | 0.300 | 0.600 | [0.550, 0.650] | 100 | 60 |" in table
+    first, greedy = (line for line in table.splitlines() if "shell: pass@1" in line or "shell: greedy pass@1" in line)
+    assert first.endswith("| 60 |")
+    assert "| 0.300 | 0.600 | [0.550, 0.650] | 100 |" in greedy
     assert "15 s = 20.0%" in table
     assert "skipped" in closing_table(5.0)
     os.utime(house / "metrics/evaluate.json", (0, 0))
