@@ -13,7 +13,7 @@ setup:  ## install what is missing; skips what is there
 run: setup  ## the whole recipe; SET="pretrain.steps=10 seed=2" changes parameters
 	@$(PYTHON) -m flows.run $(SET)
 
-test: setup  ## every check and every test
+test: setup  ## every check and every test but test-recipe
 	@$(MAKE) --no-print-directory check
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
