@@ -2,15 +2,21 @@
 
 seed-N/base      pretrain, midtrain, reinforce (judge's rewards)
 seed-N/random    the same midtrained model, random rewards, the same number of updates
-seed-N/finetune  the same midtrained model, more fine-tuning for as long as RL took
+seed-N/finetune  the same midtrained model, midtrained again with the processor time that RL had
 seed-N/scratch   midtraining of an untrained model, the same steps
 
-A part whose result is there is not run again, so that an interrupted run goes on.
+A part whose result is there is not run again, so that an interrupted run goes on. The arms live in a folder named by
+a hash of parameters and data: what other settings left is never taken for theirs.
+
+Computing is counted in processor seconds of a program and all it started, so that what else runs on the machine
+does not favour an arm. What an attempt spent that was killed is not counted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,8 +28,12 @@ from statistics import fmean
 from typing import Any
 
 from model import Transformer
-from tasks.config import load_config
+from tasks.config import Config, load_config
+from tasks.tracking import fingerprint
+from tasks.tracking.provenance import stage_params
 
+DATA = (Path("data/corpus"), Path("data/demonstrations"))
+STAGES = ("pretrain", "midtrain", "reinforce")
 ARMS = ("base", "random", "finetune", "scratch")
 
 
@@ -31,9 +41,10 @@ ARMS = ("base", "random", "finetune", "scratch")
 class Evidence:
     """Where the arms of one seed live, and on what they are scored."""
 
-    root: Path  # .longhaul/evidence
+    root: Path  # .longhaul/evidence/<hash of settings and data>
     seed: int
     scoring: Sequence[str]  # overrides of the `evaluate` section
+    threads: int  # of each training program
 
     @property
     def folder(self) -> Path:
@@ -73,23 +84,16 @@ class Evidence:
         return {name: self._score(name, checkpoint) for name, checkpoint in checkpoints.items()}
 
     def _finetune(self, base: Path) -> None:
-        """The agent phase of midtraining again, for as many steps as fit into the seconds RL took."""
+        """Midtraining again from its own result, with as many agent steps as RL's processor time pays for."""
         folder = self.arm("finetune")
         link(folder / "checkpoints" / "pretrain", base / "checkpoints" / "midtrain")
-        reinforce = json.loads((base / "metrics/reinforce.json").read_text(encoding="utf-8"))
-        steps = max(1, round(reinforce["seconds"] / agent_step_seconds(base / "run.log")))
-        only = [f"midtrain.{phase}_steps=0" for phase in ("dense", "indexer", "sparse")]
-        self._stage(folder, "midtrain", *only, f"midtrain.agent_steps={steps}")
+        steps = finetuning_steps(base, cpu_seconds(base, "reinforce"))
+        self._stage(folder, "midtrain", f"midtrain.agent_steps={steps}")
 
     def seconds(self) -> dict[str, float]:
-        """What RL, its control and more fine-tuning took, start and evaluations of the stage included."""
-        files = {
-            "rl": "base/metrics/reinforce",
-            "random": "random/metrics/reinforce",
-            "finetuned": "finetune/metrics/midtrain",
-        }
-        paths = {name: self.folder / f"{file}.json" for name, file in files.items()}
-        return {name: json.loads(path.read_text(encoding="utf-8"))["seconds"] for name, path in paths.items()}
+        """Processor seconds of RL, its control and more fine-tuning."""
+        arms = {"rl": ("base", "reinforce"), "random": ("random", "reinforce"), "finetuned": ("finetune", "midtrain")}
+        return {name: cpu_seconds(self.folder / arm, stage) for name, (arm, stage) in arms.items()}
 
     def _untrained(self, target: Path, like: Path) -> None:
         if target.exists():
@@ -100,18 +104,45 @@ class Evidence:
         transformer.save_pretrained(target, {name: (like / name).read_bytes() for name in names})
 
     def _stage(self, folder: Path, stage: str, *overrides: str) -> None:
-        if (folder / "metrics" / f"{stage}.json").exists():
+        if cpu_path(folder, stage).exists():
             return
         sets = [word for override in (f"seed={self.seed}", *overrides) for word in ("--set", override)]
-        run_program(f"seed {self.seed} {folder.name}", folder, [f"tasks.{stage}", *sets])
+        title = f"seed {self.seed} {folder.name}"
+        spent = run_program(title, folder, [f"tasks.{stage}", *sets], self.threads)
+        cpu_path(folder, stage).write_text(json.dumps(spent), encoding="utf-8")
 
     def _score(self, name: str, checkpoint: Path) -> Any:
         out = self.folder / f"score-{name}.json"
         if not out.exists():
             sets = [word for override in self.scoring for word in ("--set", override)]
             program = ["tasks.benchmarks.score", str(checkpoint.resolve()), str(out.resolve()), *sets]
-            run_program(f"seed {self.seed} score {name}", self.arm("base"), program)
+            run_program(f"seed {self.seed} score {name}", self.arm("base"), program, self.threads)
         return json.loads(out.read_text(encoding="utf-8"))
+
+
+def settings_hash(config: Config, scoring: Sequence[str]) -> str:
+    """12 hex digits of all that decides the arms' results but the code: parameters, data, what they are scored on."""
+    params = {stage: stage_params(stage, config) | {"seed": None} for stage in STAGES}
+    content = [params, list(scoring), [fingerprint(place) for place in DATA]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def cpu_path(folder: Path, stage: str) -> Path:
+    """Written when the stage is done."""
+    return folder / "metrics" / f"{stage}.cpu"
+
+
+def cpu_seconds(folder: Path, stage: str) -> float:
+    """Processor seconds of a stage of an arm."""
+    return float(cpu_path(folder, stage).read_text(encoding="utf-8"))
+
+
+def finetuning_steps(base: Path, budget: float) -> int:
+    """Steps of the agent phase with which midtraining costs `budget` processor seconds, judged by how `base` went."""
+    metrics = json.loads((base / "metrics/midtrain.json").read_text(encoding="utf-8"))
+    spent, agent_steps = cpu_seconds(base, "midtrain"), load_config().midtrain.agent_steps
+    a_step = agent_step_seconds(base / "run.log") * spent / float(metrics["seconds"])
+    return max(1, round((budget - (spent - agent_steps * a_step)) / a_step))
 
 
 def agent_step_seconds(log: Path) -> float:
@@ -131,16 +162,19 @@ class EvidenceError(RuntimeError):
     """A program of an arm failed; the message names its log."""
 
 
-def run_program(title: str, folder: Path, program: Sequence[str]) -> None:
-    """`python -m PROGRAM` inside `folder`, its output in run.log there."""
+def run_program(title: str, folder: Path, program: Sequence[str], threads: int) -> float:
+    """`python -m PROGRAM` inside `folder`, its output in run.log there; the processor seconds it and its own took."""
     print(f"[evidence] {title}: {' '.join(program)}", flush=True)
     log = folder / "run.log"
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log.open("ab") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", *program], cwd=folder, stdout=stream, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode != 0:
-        raise EvidenceError(f"The arm {title!r} failed with status {done.returncode}; its log is {log}.")
+        command = [sys.executable, "-m", *program]
+        process = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # wait4 took it; Popen must not wait again
+    if process.returncode != 0:
+        raise EvidenceError(f"The arm {title!r} failed with status {process.returncode}; its log is {log}.")
+    return round(usage.ru_utime + usage.ru_stime, 2)
 
 
 def link(path: Path, target: Path) -> None:

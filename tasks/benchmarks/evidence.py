@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from tasks.benchmarks.arms import Evidence, EvidenceError
+from tasks.benchmarks.arms import Evidence, EvidenceError, settings_hash
+from tasks.config import ConfigError, load_config
 from tasks.statistics import Estimate, paired_difference, proportion
+from tasks.tracking import ProvenanceError
 
 ROOT = Path(".longhaul/evidence")
 DOCS = Path("docs")
@@ -23,7 +27,7 @@ TITLES = {
     "midtrained": "after midtraining",
     "rl": "+ RL, the judge's rewards",
     "random": "+ RL, random rewards (control)",
-    "finetuned": "+ more fine-tuning (control; seconds below)",
+    "finetuned": "+ more fine-tuning (control)",
     "scratch": "midtraining without pretraining",
 }
 COMPARISONS = (
@@ -123,11 +127,11 @@ def draw(scores: Scores, families: Sequence[str], path: Path) -> None:
 
 
 def durations(seconds: Mapping[int, Mapping[str, float]]) -> str:
-    """How long RL and its controls took, for the claim of equal compute."""
+    """What RL and its controls cost, for the claim of equal compute."""
     head = "| arm | " + " | ".join(f"seed {seed}" for seed in seconds) + " |\n|---|" + "---|" * len(seconds) + "\n"
     names = next(iter(seconds.values()))
     rows = [_row(TITLES[name], [f"{seconds[seed][name]:.0f}" for seed in seconds]) for name in names]
-    return "\n### Seconds of the stage, on the machine as it was\n\n" + head + "".join(rows)
+    return "\n### Processor seconds of the stage and all that it started\n\n" + head + "".join(rows)
 
 
 def write(scores: Scores, seconds: Mapping[int, Mapping[str, float]], families: Sequence[str], minutes: float) -> None:
@@ -150,24 +154,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is missing of every seed, then writes the page from all seeds that are complete."""
     parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.evidence")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds side by side")
     parser.add_argument("--tasks", default="{shell: 200, chain: 100, repair: 100}", help="held-out tasks a family")
     arguments = parser.parse_args(argv)
-    started = time.monotonic()
-    scores: dict[int, Any] = {}
-    seconds: dict[int, Any] = {}
     scoring = (f"evaluate.tasks={arguments.tasks}", "evaluate.samples=1")
     try:
-        for seed in arguments.seeds:
-            evidence = Evidence(ROOT, seed, scoring)
-            evidence.run_arms()
-            scores[seed] = evidence.scores()
-            seconds[seed] = evidence.seconds()
-            write(scores, seconds, list(scores[seed]["rl"]), (time.monotonic() - started) / 60)
-            print(f"[evidence] step {len(scores)}/{len(arguments.seeds)} docs/evidence.md is written", flush=True)
-    except EvidenceError as error:
+        root = ROOT / settings_hash(load_config(overrides=scoring), scoring)
+        threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+        run([Evidence(root, seed, scoring, threads) for seed in arguments.seeds], arguments.jobs)
+    except (EvidenceError, ConfigError, ProvenanceError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def run(seeds: Sequence[Evidence], jobs: int) -> None:
+    """The page is written anew whenever a seed is complete; a seed that fails does not stop the others."""
+    started, failed = time.monotonic(), []
+    scores: dict[int, Any] = {}
+    seconds: dict[int, Any] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(_arms_of, evidence): evidence.seed for evidence in seeds}
+        for done in as_completed(running):
+            if error := done.exception():
+                failed.append(error)
+                continue
+            scores[running[done]], seconds[running[done]] = done.result()
+            families = list(scores[running[done]]["rl"])
+            write(dict(sorted(scores.items())), dict(sorted(seconds.items())), families, _minutes(started))
+            print(f"[evidence] step {len(scores)}/{len(seeds)} docs/evidence.md is written", flush=True)
+    if failed:
+        raise failed[0]
+
+
+def _minutes(started: float) -> float:
+    return (time.monotonic() - started) / 60
+
+
+def _arms_of(evidence: Evidence) -> tuple[dict[str, Any], dict[str, float]]:
+    evidence.run_arms()
+    return evidence.scores(), evidence.seconds()
 
 
 if __name__ == "__main__":
