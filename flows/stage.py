@@ -21,6 +21,10 @@ from prefect.logging import get_run_logger
 
 from flows.command import CommandError, LineHandler, stream
 
+ADVICE = re.compile(  # of DVC, to somebody who runs it by hand
+    r"To track the changes with git|To enable auto staging|Use `dvc push`|\s*(git add|dvc config core\.autostage)|"
+    r"(Generating|Updating) lock file"
+)
 STEP = re.compile(r"step (\d+)/(\d+)")
 PROGRESS_SECONDS = 2.0
 LEASE_SECONDS = 60.0  # a killed flow holds the accelerator at most this long; Prefect's least, and its default is 300
@@ -59,7 +63,8 @@ async def progress_lines(stage: str) -> LineHandler:
     shown: dict[str, Any] = {"id": None, "time": 0.0}
 
     async def on_line(line: str) -> None:
-        logger.info(line)
+        if not ADVICE.match(line):
+            logger.info(line)
         match = STEP.search(line)
         if match and time.monotonic() - shown["time"] > PROGRESS_SECONDS:
             shown["time"] = time.monotonic()

@@ -25,16 +25,22 @@ from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
 from tasks.curation.tokenizer import TokenizerError, demonstration_texts
 from tasks.disk import is_full, publish, sentence
+from tasks.tracking import ProvenanceError, TrackingError, experiment
 from tasks.tracking.metrics import process_seconds, write_json, write_metrics
 
 CORPUS, DEMONSTRATIONS, METRICS = Path("data/corpus"), Path("data/demonstrations"), Path("metrics/curate.json")
-BAD_INPUT = (ConfigError, SourceError, GateError, TokenizerError, EmptySplitError)
+BAD_INPUT = (
+    ConfigError, SourceError, GateError, TokenizerError, EmptySplitError, ProvenanceError, TrackingError
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the stage; prints one sentence and returns 2 if the input or the disk will not do."""
     try:
-        run(parse_arguments("curate", argv))
+        config = parse_arguments("curate", argv)
+        summary = run(config)
+        with experiment.run("curate", config, [DEMONSTRATIONS]) as tracker:
+            tracker.summary(summary)
     except BAD_INPUT as error:
         print(error, file=sys.stderr)
         return 2
@@ -46,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRATIONS, metrics: Path = METRICS) -> None:
-    """Builds beside `corpus` and renames at the end: on any failure what was there stays."""
+def run(
+    config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRATIONS, metrics: Path = METRICS
+) -> dict[str, Any]:
+    """Builds beside `corpus` and renames at the end: on any failure what was there stays. Returns the metrics."""
     building = corpus.with_name(f".{corpus.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "corpus").mkdir(parents=True)
@@ -59,6 +67,7 @@ def run(config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRAT
     finally:
         shutil.rmtree(building, ignore_errors=True)
     _say(5, f"{summary['tokens']:,} tokens in {summary['seconds']:.1f} s")
+    return summary
 
 
 def _build(config: Config, building: Path, demonstrations: Path) -> dict[str, Any]:

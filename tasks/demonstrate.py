@@ -25,6 +25,7 @@ from tasks.disk import replacing, sentence
 from tasks.environments import registry
 from tasks.environments.task import Task, TaskError
 from tasks.environments.warm_box import WarmBox, WarmBoxError
+from tasks.tracking import ProvenanceError, TrackingError, experiment
 from tasks.tracking.metrics import process_seconds, write_metrics
 
 OUT = Path("data/demonstrations")
@@ -50,21 +51,26 @@ METRICS = Path("metrics/demonstrate.json")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the stage; 2 and one sentence on stderr when it cannot."""
     try:
-        run(parse_arguments("demonstrate", argv))
-    except (ConfigError, TaskError, WarmBoxError, BrokenExecutor, OSError) as error:
+        config = parse_arguments("demonstrate", argv)
+        summary = run(config)
+        with experiment.run("demonstrate", config) as tracker:
+            tracker.summary(summary)
+    except (ConfigError, TaskError, WarmBoxError, BrokenExecutor, ProvenanceError, TrackingError, OSError) as error:
         print(sentence(error, "demonstrate"), file=sys.stderr)
         return 2
     return 0
 
 
-def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> None:
-    """Builds the folder beside `out` and puts it there when it is complete."""
+def run(config: Config, out: Path = OUT, metrics: Path = METRICS) -> dict[str, Any]:
+    """Builds the folder beside `out` and puts it there when it is complete. Returns the metrics."""
     start = time.monotonic()
     with replacing(out) as building:
         summaries = _build(building, config, start)
     shares = ", ".join(f"{family} {summary['success']:.2f}" for family, summary in summaries.items())
-    write_metrics(metrics, {"seconds": process_seconds(), **summaries})
+    found = {"seconds": process_seconds(), **summaries}
+    write_metrics(metrics, found)
     print(f"[demonstrate] done in {time.monotonic() - start:.1f} s; share that succeeded: {shares}", flush=True)
+    return found
 
 
 def _build(building: Path, config: Config, start: float) -> dict[str, dict[str, Any]]:

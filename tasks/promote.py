@@ -65,14 +65,14 @@ class Episode:
 def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     """Decides, registers, moves the alias, writes card, report and metrics; returns the metrics."""
     name = config.promote.name
-    evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    evaluation = _read_record(EVALUATION)
     digest = sha256(CANDIDATE / "model.safetensors")
     if evaluation["model_sha256"] != digest:
         raise PromotionError(f"{EVALUATION} was measured on other weights than those in {CANDIDATE}.")
     champion = registry.champion(tracker.client, name)
     decision = decide(config, champion, digest, tracker)
     _say(1, decision["statement"])
-    lineage = json.loads((CANDIDATE / "longhaul.json").read_text(encoding="utf-8"))
+    lineage = _read_record(CANDIDATE / "longhaul.json")
     lineage |= {"git_commit": commit_of(tracker.client, lineage)}
     unchanged = champion if decision["unchanged"] else None
     made = unchanged or _register(config, tracker, evaluation, decision, lineage)
@@ -87,6 +87,13 @@ def promote(config: Config, tracker: Tracker) -> dict[str, Any]:
     tracker.summary(metrics)
     _say(3, f"report: {page}")
     return metrics
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise PromotionError(f"The file {path} is not JSON: {error}.") from error
 
 
 def decide(config: Config, champion: Version | None, digest: str, tracker: Tracker) -> dict[str, Any]:
@@ -155,7 +162,7 @@ def champion_episodes(
 ) -> Sequence[Graded]:
     """The champion's episodes on the candidate's tasks and seeds: those stored with it, or run anew if they differ."""
     with tempfile.TemporaryDirectory(dir=STATE) as scratch:
-        folder = registry.download(tracker.client, config.promote.name, best.number, Path(scratch))
+        folder = registry.download(tracker.client, config.promote.name, best.number, Path(scratch) / "model")
         stored = read_episodes(folder / OUTCOMES) if (folder / OUTCOMES).is_file() else []
         if {episode.key for episode in candidate} <= {episode.key for episode in stored}:
             return stored
@@ -164,12 +171,16 @@ def champion_episodes(
 
 
 def _evaluate_again(config: Config, folder: Path) -> Sequence[Graded]:
-    from tasks.benchmarks.suite import Subject, run_agentic  # imports torch, which a plain promotion does not need
+    from tasks.benchmarks.score import KNOWN  # imports torch, which a plain promotion does not need
+    from tasks.benchmarks.suite import Subject, run_agentic
     from tasks.sandbox import Limits, open_sandbox
 
-    subject = Subject.load(folder, config.evaluate)
-    with open_sandbox("bubblewrap", Limits()) as factory:
-        outcomes = run_agentic(subject, config.evaluate, factory)
+    try:
+        subject = Subject.load(folder, config.evaluate)
+        with open_sandbox("bubblewrap", Limits()) as factory:
+            outcomes = run_agentic(subject, config.evaluate, factory)
+    except KNOWN as error:
+        raise PromotionError(f"The champion could not be run on these tasks: {error}") from error
     return [outcome for outcome in outcomes if outcome.temperature == 1.0]
 
 

@@ -79,16 +79,14 @@ def sha256(path: Path) -> str:
 def git_commit() -> str:
     """The commit checked out, with `-dirty` where tracked files differ; `unknown` outside a repository.
 
-    The metrics do not count: a run writes them itself.
+    What a run writes or hashes itself does not count: metrics, dvc.lock and params.yaml.
     """
     head = _git("rev-parse", "HEAD")
     if not head:
         return "unknown"
-    return (
-        f"{head}-dirty"
-        if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)metrics")
-        else head
-    )
+    others = [f":(exclude,top){path}" for path in ("metrics", "dvc.lock", "params.yaml")]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others)
+    return f"{head}-dirty" if changed else head
 
 
 def _git(*arguments: str) -> str:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.disk import publish
 from tasks.tracking.experiment import Tracker, TrackingError, artifact_place, client
 from tasks.tracking.provenance import sha256
 
@@ -124,18 +126,23 @@ def history(handle: Any, name: str) -> list[dict[str, str]]:
 
 
 def download(handle: Any, name: str, which: str, folder: Path) -> Path:
-    """Fetches a version (number or alias) into `folder`. Raises RegistryError if it does not exist."""
+    """Fetches a version (number or alias) as `folder`. Raises RegistryError: no version, folder in use."""
     from mlflow.artifacts import download_artifacts
 
     found = champion(handle, name) if which == CHAMPION else version(handle, name, which)
     if found is None:
         raise RegistryError(f"The model {name} has no champion yet.")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RegistryError(f"Version {found.number} of {name} is not written to {folder}: something is there already.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     place = artifact_place(found.source)
-    try:
-        return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=handle.tracking_uri))
-    except Exception as error:  # MLflow's own, requests' and the file system's
-        raise RegistryError(f"Version {found.number} of {name} cannot be fetched from {place}: {error}") from error
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            got = download_artifacts(artifact_uri=place, dst_path=scratch, tracking_uri=handle.tracking_uri)
+        except Exception as error:  # MLflow's own, requests' and the file system's
+            raise RegistryError(f"Version {found.number} of {name} cannot be fetched from {place}: {error}") from error
+        publish(Path(got), folder)
+    return folder
 
 
 def _point(handle: Any, name: str, number: str, past: Sequence[Mapping[str, str]]) -> None:

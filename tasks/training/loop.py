@@ -14,7 +14,7 @@ from tasks.training import distributed
 from tasks.training.data import Batch, Mixture, Source, draw_batch
 from tasks.training.engine import Trainer, all_reduce_mean, batch_loss
 from tasks.training.resume import ResumeState
-from tasks.training.schedule import Phase, locate, total_steps, warmup_stable_decay
+from tasks.training.schedule import WINDOW, Phase, locate, total_steps, warmup_stable_decay
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -77,6 +77,8 @@ def _run_phase(trainer: Trainer, run: Run, index: int, first: int, inner: int, c
             break
         if step % run.save_every == 0 and position + 1 < phase.steps:
             run.state.save(trainer, step, {"curve": curve})
+    if phase.until and distributed.rank() == 0:
+        print(f"[{run.stage}] {ending(phase, [loss for at, loss in curve if at > first])}", flush=True)
     return first + phase.steps
 
 
@@ -94,6 +96,16 @@ def _noise_seed(seed: int, step: int) -> int:
 def _step(trainer: Trainer, batch: Batch, phase: Phase) -> dict[str, float]:
     metrics = trainer.step(batch_loss(batch, phase.mode))
     return {name: all_reduce_mean(value) for name, value in metrics.items()}
+
+
+def ending(phase: Phase, losses: Sequence[float]) -> str:
+    """What became of a phase that was to end at a loss."""
+    outcome = "reached" if phase.reached(losses) else "NOT reached"
+    recent = losses[-WINDOW:]
+    return (
+        f"phase {phase.name}: the loss {phase.until} was {outcome} in {len(losses)} of {phase.steps} steps "
+        f"(mean of the last {len(recent)}: {sum(recent) / len(recent):.2f})"
+    )
 
 
 def progress_line(stage: str, phase: str, step: int, last: int, metrics: Mapping[str, Any], eta: float) -> str:

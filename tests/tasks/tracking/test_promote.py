@@ -142,7 +142,7 @@ def test_promoting_the_same_weights_twice_registers_once(house: Path) -> None:
 def test_the_registered_folder_has_a_card_with_scores_and_gate(house: Path, tmp_path: Path) -> None:
     write_checkpoint(house, b"card", baseline=5, candidate=20)
     run_promote("fourth")
-    folder = registry.download(client(), "fourth", "champion", tmp_path)
+    folder = registry.download(client(), "fourth", "champion", tmp_path / "got")
     card = (folder / "README.md").read_text()
     assert "| shell pass@1 | 0.300 | 0.600 | [0.550, 0.650] | 100 |" in card
     assert "promoted." in card

@@ -13,18 +13,19 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
 
-def test_a_changed_file_makes_the_commit_dirty_but_a_runs_own_metrics_do_not(
+def test_a_changed_file_makes_the_commit_dirty_but_what_a_run_writes_or_hashes_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert git_commit() == "unknown"
     git("init")
     Path("metrics").mkdir()
-    for name in ("metrics/pretrain.json", "params.yaml"):
+    for name in ("metrics/pretrain.json", "params.yaml", "code.py"):
         Path(name).write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    Path("metrics/pretrain.json").write_text("2")
+    for name in ("metrics/pretrain.json", "params.yaml"):
+        Path(name).write_text("2")
     assert len(git_commit()) == 40
-    Path("params.yaml").write_text("2")
+    Path("code.py").write_text("2")
     assert git_commit().endswith("-dirty")

@@ -58,7 +58,10 @@ def test_round_trip_and_rollback(store: Path, capsys: pytest.CaptureFixture[str]
     assert best is not None
     assert best.number == "2"
     got = download(handle, "walker", "champion", store / "got")
+    assert got == store / "got"
     assert (got / "model.safetensors").read_bytes() == b"two"
+    with pytest.raises(RegistryError, match="something is there already"):
+        download(handle, "walker", "champion", got)
     assert main(["rollback", "--name", "walker"]) == 0
     assert "version 1 again" in capsys.readouterr().out
     assert download(handle, "walker", "champion", store / "back").joinpath("model.safetensors").read_bytes() == b"one"
