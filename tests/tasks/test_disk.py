@@ -18,6 +18,7 @@ from tasks.config import ConfigError
 from tasks.rl import results
 from tasks.rl.errors import exit_status
 from tasks.rl.policy import PolicyStore
+from tasks.tracking.experiment import recorded_run
 from tasks.tracking.metrics import write_metrics
 from tasks.training.engine import Trainer
 from tests.tasks.small_disk import contents, leave
@@ -120,6 +121,7 @@ def test_demonstrate_keeps_what_was_there(small: Path, capsys: pytest.CaptureFix
     few = ["--set", "demonstrate.counts={shell: 40, chain: 20, repair: 40}", "--set", "demonstrate.heldout=10"]
     arguments = ["--params", str(Path(__file__).parents[2] / "params.yaml"), *few]
     assert demonstrate.main(arguments) == 0
+    assert recorded_run("demonstrate")["status"] == "FINISHED"
     before = contents(small / "data")
     leave(small, 8_000)
     capsys.readouterr()

@@ -23,6 +23,7 @@ from tasks.curation.corpus import baselines, split_documents
 from tasks.curation.gate import GateError
 from tasks.curation.shards import read_split
 from tasks.disk import publish
+from tasks.tracking.experiment import client, recorded_run
 
 STANDARD_LIBRARY = Path(os.__file__).parent
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -162,3 +163,17 @@ def test_baselines_of_known_texts() -> None:
     noise = bytes(range(128)).decode() * 50
     assert baselines([noise])["unigram_bits_per_byte"] == pytest.approx(7)
     assert baselines([noise])["xz_bits_per_byte"] < 1
+
+
+def test_the_stage_leaves_a_tracking_run_with_its_metrics(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("data/demonstrations").mkdir(parents=True)
+    overrides = (f"curate.sources=['{source}']", "model.vocab_size=400", "curate.heldout_fraction=0.1")
+    assert curate.main(["--params", str(PARAMS), *(word for item in overrides for word in ("--set", item))]) == 0
+    record = recorded_run("curate")
+    assert record["status"] == "FINISHED"
+    logged = client().get_run(record["run_id"]).data.metrics
+    assert logged["tokens"] == json.loads(Path("metrics/curate.json").read_text())["tokens"]

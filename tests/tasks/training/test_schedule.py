@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.training.loop import ending
 from tasks.training.schedule import WINDOW, locate, tokens_seen, total_steps, warmup_stable_decay
 from tasks.training.settings import OptimizerSettings
 from tests.tasks.training import tiny
@@ -44,6 +45,14 @@ def test_a_phase_ends_when_its_last_losses_are_low() -> None:
     assert phase.reached([9.0] * 5 + [1.9] * WINDOW)
     assert not phase.reached([1.0] * WINDOW + [9.0] * 3)
     assert not replace(phase, until=0.0).reached([0.0] * WINDOW)
+
+
+def test_a_phase_that_was_to_end_at_a_loss_says_whether_it_did() -> None:
+    phase = replace(tiny.phases(40)[0], name="copy", steps=40, until=2.0)
+    assert ending(phase, [9.0] * 5 + [1.5] * WINDOW) == (
+        "phase copy: the loss 2.0 was reached in 15 of 40 steps (mean of the last 10: 1.50)"
+    )
+    assert "NOT reached in 40 of 40 steps" in ending(phase, [9.0] * 40)
 
 
 def test_tokens_of_a_phase_that_ended_early() -> None:
