@@ -27,7 +27,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = torch.bmm(x, x.transpose(1, 2))
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)  # cheaper than adding a * x, which would be copied first
+        x = torch.bmm(polynomial, x)
     return x
 
 

@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from kernels.rms_norm import reference
+from kernels.rms_norm import cpu, reference
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalises the last dimension of x [..., D] and scales it by weight [D]; raises ValueError on a size mismatch."""
     if x.shape[-1:] != weight.shape:
         raise ValueError(f"rms_norm got x of shape {tuple(x.shape)} but a weight of shape {tuple(weight.shape)}.")
-    return reference.rms_norm(x, weight, eps)
+    chosen = cpu if cpu.available(x, weight) else reference
+    return chosen.rms_norm(x, weight, eps)
