@@ -136,12 +136,16 @@ def build_optimizer(transformer: Transformer, settings: OptimizerSettings) -> to
 
 
 def batch_loss(batch: Batch, mode: Mode) -> LossFunction:
-    """The language-model loss (with MTP and indexer terms) of a batch; its expert load balances the router."""
+    """The language-model loss (with MTP and indexer terms) of a batch.
+
+    Its expert load balances the router, except in warm-up, which leaves everything but the indexer as it is.
+    """
 
     def loss_function(transformer: Transformer) -> tuple[Tensor, dict[str, Any]]:
         losses = transformer.loss(batch.token_ids, batch.loss_weights, batch.document_ids, mode)
         parts = {"lm": losses.lm, "mtp": losses.mtp, "indexer": losses.indexer}
-        return losses.total, {name: value.detach() for name, value in parts.items()} | {LOAD: losses.expert_load}
+        load = {} if mode == "warmup" else {LOAD: losses.expert_load}
+        return losses.total, {name: value.detach() for name, value in parts.items()} | load
 
     return loss_function
 
