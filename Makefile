@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SET ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-recipe check up stop evidence card bench-model
+.PHONY: help setup run test test-recipe check up stop evidence evidence-dsa card bench-model bench-context muon-split
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,15 @@ stop:  ## end the servers and the worker that were started here
 
 evidence: setup  ## three seeds of RL, its controls and repair with and without pretraining; up to two hours
 	@$(PYTHON) -m tasks.benchmarks.evidence
+
+evidence-dsa: setup  ## DSA next to dense attention, a window, random keys (docs/dsa.md); about an hour on one core, goes on where it stopped
+	@$(PYTHON) -m tasks.benchmarks.dsa_evidence
+
+muon-split: setup  ## the largest attention logits under Muon Split and whole-matrix Muon (docs/muon-split.md); minutes
+	@$(PYTHON) -m tasks.benchmarks.muon_split
+
+bench-context: setup  ## what a longer context costs, dense and sparse (docs/context-cost.md); minutes, on an idle machine
+	@$(PYTHON) -m tasks.benchmarks.context_cost
 
 bench-model: setup  ## the network's speed next to transformers', same weights (metrics/bench_model.json); minutes, on an idle machine
 	@$(PYTHON) -m tasks.benchmarks.model_speed

@@ -194,7 +194,7 @@ def _setting(ours: Transformer, repeats: int) -> dict[str, Any]:
 
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "threads": torch.get_num_threads(),
         "dtype": "float32",
@@ -205,10 +205,12 @@ def _setting(ours: Transformer, repeats: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def machine() -> str:
+    """What figures were measured on: architecture, processor, number of CPUs."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{platform.machine()}, {next(named, 'unknown processor')}, {os.cpu_count()} CPUs"
 
 
 def _line(name: str, found: Mapping[str, Any]) -> str:

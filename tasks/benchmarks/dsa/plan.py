@@ -1,0 +1,99 @@
+"""How much of everything the evidence takes, and the phases its networks go through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tasks.config import Config
+from tasks.training.data import Mode
+from tasks.training.schedule import Phase
+from tasks.training.settings import OptimizerSettings
+
+SHARES = (8, 16)  # topk is the length divided by these
+MIXTURE = {"corpus": 0.4, "retrieval": 0.6}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Optimizer steps, and tokens a step or a held-out set; rows are as many as fill the tokens, at least one."""
+
+    copy_steps: int = 200  # at most: copying ends them
+    text_steps: int = 150
+    long_steps: int = 40  # a round, dense at the full length
+    long_rounds: int = 3  # at most: retrieval ends them
+    long_tokens: int = 4096
+    warmup_steps: int = 80
+    warmup_tokens: int = 8192
+    extra_steps: int = 40  # those that every arm gets
+    extra_tokens: int = 4096
+    curve_steps: int = 60  # of dense attention against sparse at equal compute
+    curve_every: int = 10  # steps between two evaluations there
+    document_tokens: int = 49152  # held-out documents that need retrieval
+    text_tokens: int = 32768  # held-out text as it is
+    mass_tokens: int = 4096  # of the held-out documents, where attention mass is measured
+    curve_tokens: int = 16384  # of them, where the curve is measured
+
+    @classmethod
+    def trial(cls) -> Scale:
+        """Enough to see every part run; its figures mean nothing."""
+        return cls(
+            copy_steps=2, text_steps=2, long_steps=2, long_rounds=1, long_tokens=192, warmup_steps=4,
+            warmup_tokens=192, extra_steps=2, extra_tokens=192, curve_steps=2, curve_every=1, document_tokens=384,
+            text_tokens=192, mass_tokens=192, curve_tokens=192,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phases of one configuration."""
+
+    config: Config
+    scale: Scale = field(default_factory=Scale)
+    good_retrieval: float = 0.9  # held-out accuracy over all distances that ends the long rounds
+
+    def base(self) -> list[Phase]:
+        """Copying from repeated letters, then text at short context, with the rates and sizes of `pretrain`."""
+        section, scale = self.config.pretrain, self.scale
+        optimizer = OptimizerSettings.of(section)
+        repeats = section.repeat_share / 2
+        mixture = {"corpus": 1.0 - section.repeat_share, "letters": repeats, "tokens": repeats}
+        copying = (section.copy_batch, section.copy_context, {"letters": 1.0}, optimizer)
+        text = (section.batch, section.context, mixture, optimizer)
+        return [
+            Phase("copy", "dense", scale.copy_steps, *copying, until=section.copy_loss),
+            Phase("text", "dense", scale.text_steps, *text, decay=section.decay),
+        ]
+
+    def long(self, length: int) -> Phase:
+        """A round of dense training at the full length."""
+        return self._phase("long", "dense", self.scale.long_steps, self.scale.long_tokens, length)
+
+    def warmup(self, length: int) -> Phase:
+        """The indexer alone, against dense attention."""
+        phase = self._phase("warmup", "warmup", self.scale.warmup_steps, self.scale.warmup_tokens, length)
+        settings = replace(phase.optimizer, name="adamw", adamw_lr=self.config.midtrain.indexer_lr)
+        return replace(phase, optimizer=settings, train="indexer", decay=0.5)
+
+    def extra(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:
+        """The tokens that every arm gets, dense or sparse, with a learning rate that falls to its end."""
+        phase = self._phase("extra", mode, self.scale.extra_steps, self.scale.extra_tokens, length)
+        return replace(phase, decay=0.8)
+
+    def curve(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:
+        """One row a step at an even learning rate: every point of the curve is a place to stop."""
+        return self._phase("curve", mode, self.scale.curve_steps, length, length)
+
+    def _phase(self, name: str, mode: Mode, steps: int, tokens: int, length: int) -> Phase:
+        settings = OptimizerSettings.of(self.config.midtrain)
+        return Phase(name, mode, steps, rows(tokens, length), length, MIXTURE, settings, warmup=0.1)
+
+
+def rows(tokens: int, length: int) -> int:
+    """As many rows as fill the tokens, at least one."""
+    return max(1, tokens // length)
+
+
+def topks(length: int) -> tuple[int, ...]:
+    """The numbers of selected keys at a length."""
+    return tuple(max(1, length // share) for share in SHARES)
