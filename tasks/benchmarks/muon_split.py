@@ -94,7 +94,7 @@ def _step(network: Transformer, optimizer: Muon, source: Mixture, settings: Sett
     nn.utils.clip_grad_norm_(network.parameters(), CLIP)
     optimizer.step()
     network.update_router_bias(losses.expert_load)
-    return float(losses.lm)
+    return float(losses.lm.item())
 
 
 @torch.no_grad()

@@ -91,7 +91,8 @@ def spread_keys(length: int, topk: int) -> Tensor:
     """
     query, part = torch.arange(length)[:, None], torch.arange(topk)
     shift = torch.rand(length, topk, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    many = ((query + 1) * (part + shift) / topk).long()
+    low, high = (query + 1) * part // topk, (query + 1) * (part + 1) // topk
+    many = low + (shift * (high - low)).long()
     few = torch.where(part <= query, part, -1)
     return torch.where(query + 1 >= topk, many, few)[None].int()
 

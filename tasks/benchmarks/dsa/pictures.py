@@ -18,7 +18,9 @@ def draw_masses(results: Results, warmed: Warmed, path: Path) -> None:
     """A panel a case: each layer's captured mass by selection, and by steps of warm-up; a dot a seed."""
     figure, panels = _panels(results.cases)
     for case, axis in panels:
-        series = {arm: results.masses(case, arm) for arm in ("untrained", "random", "window")}
+        series: dict[str, Sequence[Sequence[float]]] = {
+            arm: results.masses(case, arm) for arm in ("untrained", "random", "window")
+        }
         series |= {f"warm-up, {step} steps" if step != "0" else "0": found for step, found in warmed[case].items()}
         for number, (name, masses) in enumerate(series.items()):
             layers = range(len(masses[0]))

@@ -71,8 +71,9 @@ class Results:
         return {name: self._share(self.of(case, arm), self.of(case, CONTROL), name) for name in self.bins(case)}
 
     def bins(self, case: Case) -> list[str]:
-        """The names of the distances at this length."""
-        return list(self.of(case, CONTROL)[0].found["retrieval"])
+        """The names of the distances at this length, of those at which any string comes again."""
+        retrieval = self.of(case, CONTROL)[0].found["retrieval"]
+        return [name for name, found in retrieval.items() if sum(found["scored"])]
 
     def masses(self, case: Case, arm: str) -> list[list[float]]:
         """What the arm's selection captures, [seed][layer]."""
