@@ -32,7 +32,7 @@ def curves(title: str, lines: Mapping[str, Sequence[Sequence[float]]], x: str, y
     for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
         axes.plot([point[0] for point in points], [point[1] for point in points], color=colour, lw=1.8, label=name)
     if len(lines) > 1:
-        axes.legend(frameon=False, labelcolor=INK)
+        _legend(figure, axes)
     return svg(figure, title)
 
 
@@ -53,7 +53,7 @@ def bars(title: str, groups: Mapping[str, Mapping[str, Interval]], y: str, basel
     if baseline is not None:
         axes.axhline(baseline, color=GREY, lw=1, ls="--")
     if len(series) > 1:
-        axes.legend(frameon=False, labelcolor=INK)
+        _legend(figure, axes)
     return svg(figure, title)
 
 
@@ -78,6 +78,12 @@ def svg(figure: Figure, salt: str) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', text, count=1)
     return text.replace(INK, "currentColor")
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes, where no bar or line lies behind it."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, labelcolor=INK)
 
 
 def _figure(title: str, x: str, y: str, height: float = 3.1) -> tuple[Figure, Axes]:
