@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     "demonstrate.counts={shell: 60, chain: 30, repair: 30}", "demonstrate.heldout=20",
     "curate.max_bytes=2000000", "curate.tokenizer_bytes=500000",
-    "pretrain.copy_steps=5", "pretrain.steps=30", "pretrain.heldout_windows=8",
+    "pretrain.copy_steps=5", "pretrain.steps=45", "pretrain.heldout_windows=8",
     "midtrain.dense_steps=2", "midtrain.indexer_steps=2", "midtrain.sparse_steps=2", "midtrain.agent_steps=4",
     "midtrain.heldout_windows=4", "midtrain.retrieval_documents=4",
     "reinforce.updates=2", "reinforce.groups_per_batch=2", "reinforce.samples_per_group=2", "reinforce.oversample=1",
@@ -55,7 +55,7 @@ def test_killed_pipeline_ends_well_when_run_again(copy: tuple[Path, dict[str, st
         [*command, *SMALL], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert first.stdout is not None
-    seen = next((line for line in first.stdout if "[pretrain] step 10/30" in line), "")
+    seen = next((line for line in first.stdout if "[pretrain] step 30/50" in line), "")
     assert seen, "the pipeline ended before it was killed"
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -63,6 +63,7 @@ def test_killed_pipeline_ends_well_when_run_again(copy: tuple[Path, dict[str, st
 
     second = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout[-4000:] + second.stderr[-4000:]
+    assert "[pretrain] goes on from the state saved after step 25" in second.stdout
     assert "overhead" in second.stdout
     for stage in STAGES:
         assert json.loads((folder / "metrics" / f"{stage}.json").read_text())["seconds"] > 0
