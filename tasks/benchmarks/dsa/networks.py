@@ -21,7 +21,7 @@ from tasks.benchmarks.dsa.mass import captured
 from tasks.benchmarks.dsa.material import Material, description
 from tasks.benchmarks.dsa.meter import Meter
 from tasks.benchmarks.dsa.parts import Part, Parts
-from tasks.benchmarks.dsa.plan import Plan, topks
+from tasks.benchmarks.dsa.plan import Plan, teaching_rows, topks
 from tasks.benchmarks.dsa.scoring import score
 from tasks.benchmarks.dsa.selections import Make, replaced, resized, window
 from tasks.training.data import Mode
@@ -42,11 +42,10 @@ class Bench:
     parts: Parts
 
     def model_config(self, length: int) -> ModelConfig:
-        """The configured network without its MTP layer, which no arm's selection concerns; as many teaching rows a
-        token at every length."""
+        """The configured network for rows of this length, without its MTP layer, which no arm's selection concerns."""
         config = self.plan.config.model_config()
-        longest = max(length, config.max_position_embeddings)
-        return replace(config, num_nextn_predict_layers=0, max_position_embeddings=longest)
+        longest, teaching = max(length, config.max_position_embeddings), teaching_rows(length)
+        return replace(config, num_nextn_predict_layers=0, max_position_embeddings=longest, indexer_loss_rows=teaching)
 
     def definition(self, **values: Any) -> dict[str, Any]:
         """Of a part: the corpus, and what is given."""
@@ -75,7 +74,8 @@ class Networks:
     @cached_property
     def base(self) -> Part:
         """Copying and text at short context."""
-        config, phases = self.bench.model_config(0), self.bench.plan.base()
+        phases = self.bench.plan.base()
+        config = self.bench.model_config(phases[-1].context)
         definition = self.bench.definition(seed=self.seed, model=config.to_hugging_face(), phases=_plain(*phases))
 
         def work() -> tuple[Transformer, Mapping[str, Any]]:

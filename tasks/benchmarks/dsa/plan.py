@@ -12,6 +12,9 @@ from tasks.training.settings import OptimizerSettings
 
 SHARES = (8, 16)  # topk is the length divided by these
 MIXTURE = {"corpus": 0.4, "retrieval": 0.6}
+WARMUP_MIXTURE = {"retrieval": 1.0}  # long documents, where attention reaches far
+WARMUP_RATE = 2.0  # times `midtrain.indexer_lr`: eighty steps have to do; three times was seen to blow up
+TEACHING_SHARE, TEACHING_LEAST = 8, 256  # one query row in eight teaches the indexer, but at least so many
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,11 @@ class Scale:
     warmup_tokens: int = 8192
     extra_steps: int = 40  # those that every arm gets
     extra_tokens: int = 4096
-    curve_steps: int = 60  # of dense attention against sparse at equal compute
+    curve_dense_steps: int = 120  # of loss against compute; enough to pass what the warm-up cost
+    curve_sparse_steps: int = 100
     curve_every: int = 10  # steps between two evaluations there
-    document_tokens: int = 49152  # held-out documents that need retrieval
-    text_tokens: int = 32768  # held-out text as it is
+    document_tokens: int = 40960  # held-out documents that need retrieval
+    text_tokens: int = 16384  # held-out text as it is
     mass_tokens: int = 4096  # of the held-out documents, where attention mass is measured
     curve_tokens: int = 16384  # of them, where the curve is measured
 
@@ -39,7 +43,8 @@ class Scale:
         """Enough to see every part run; its figures mean nothing."""
         return cls(
             copy_steps=2, text_steps=2, long_steps=2, long_rounds=1, long_tokens=192, warmup_steps=4,
-            warmup_tokens=192, extra_steps=2, extra_tokens=192, curve_steps=2, curve_every=1, document_tokens=384,
+            warmup_tokens=192, extra_steps=2, extra_tokens=192, curve_dense_steps=3, curve_sparse_steps=2,
+            curve_every=1, document_tokens=384,
             text_tokens=192, mass_tokens=192, curve_tokens=192,
         )  # fmt: skip
 
@@ -72,8 +77,8 @@ class Plan:
     def warmup(self, length: int) -> Phase:
         """The indexer alone, against dense attention."""
         phase = self._phase("warmup", "warmup", self.scale.warmup_steps, self.scale.warmup_tokens, length)
-        settings = replace(phase.optimizer, name="adamw", adamw_lr=self.config.midtrain.indexer_lr)
-        return replace(phase, optimizer=settings, train="indexer", decay=0.5)
+        settings = replace(phase.optimizer, name="adamw", adamw_lr=WARMUP_RATE * self.config.midtrain.indexer_lr)
+        return replace(phase, optimizer=settings, train="indexer", decay=0.5, mixture=WARMUP_MIXTURE)
 
     def extra(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:
         """The tokens that every arm gets, dense or sparse, with a learning rate that falls to its end."""
@@ -82,7 +87,8 @@ class Plan:
 
     def curve(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:
         """One row a step at an even learning rate: every point of the curve is a place to stop."""
-        return self._phase("curve", mode, self.scale.curve_steps, length, length)
+        steps = self.scale.curve_dense_steps if mode == "dense" else self.scale.curve_sparse_steps
+        return self._phase("curve", mode, steps, length, length)
 
     def _phase(self, name: str, mode: Mode, steps: int, tokens: int, length: int) -> Phase:
         settings = OptimizerSettings.of(self.config.midtrain)
@@ -92,6 +98,11 @@ class Plan:
 def rows(tokens: int, length: int) -> int:
     """As many rows as fill the tokens, at least one."""
     return max(1, tokens // length)
+
+
+def teaching_rows(length: int) -> int:
+    """Query rows of a sequence that teach the indexer at each step."""
+    return min(length, max(TEACHING_LEAST, length // TEACHING_SHARE))
 
 
 def topks(length: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.benchmarks.dsa.arms import ARMS, CONTROL
 from tasks.benchmarks.dsa.findings import Curves, Findings
-from tasks.benchmarks.dsa.plan import rows
+from tasks.benchmarks.dsa.plan import rows, teaching_rows
 from tasks.benchmarks.dsa.results import Case, Target
 from tasks.benchmarks.dsa.tables import loss_at, shifted, title
 
@@ -74,7 +74,7 @@ def _training(findings: Findings) -> str:
         f"length): {bases}. Every arm then gets the same {scale.extra_steps} steps of "
         f"{rows(scale.extra_tokens, length)} x {length} tokens, or as many in fewer rows at greater lengths: the same "
         f"data in the same order. Indexer warm-up is {scale.warmup_steps} steps of {scale.warmup_tokens} tokens beside "
-        "that; it leaves the backbone bit for bit as it is."
+        f"that, {teaching_rows(length)} query rows of a sequence teaching; it leaves the backbone bit for bit as it is."
     )
 
 
