@@ -30,7 +30,7 @@ up: setup  ## start the servers and a worker that serves the deployments
 stop:  ## end the servers and the worker that were started here
 	@$(PYTHON) -m flows.servers stop
 
-evidence: setup  ## three seeds of RL, its controls and repair with and without pretraining; up to two hours
+evidence: setup  ## three seeds of RL, its controls, and midtraining with and without pretraining; up to two hours
 	@$(PYTHON) -m tasks.benchmarks.evidence
 
 evidence-dsa: setup  ## DSA next to dense attention, a window, random keys (docs/dsa.md); about an hour on one core, goes on where it stopped

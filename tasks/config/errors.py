@@ -43,5 +43,5 @@ def _impossible(key: str, place: Sequence[str], error: Exception) -> str:
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """The sentence for a key that no section has, with the nearest one that exists."""
     close = difflib.get_close_matches(key, known, n=1)
-    suggestion = f"; did you mean {close[0]!r}" if close else ""
+    suggestion = f"; the nearest is {close[0]!r}" if close else ""
     return f"The key {key!r} in params.yaml is unknown{suggestion}."

@@ -14,8 +14,6 @@ from ruamel.yaml import YAML, YAMLError
 from tasks.config.errors import ConfigError, describe
 from tasks.config.sections import Config, known_keys
 
-_YAML = YAML(typ="safe", pure=True)  # YAML 1.2, the reader DVC uses: 1e-3 is a number
-
 
 def load_config(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and validates. Raises ConfigError with one sentence that names the file or key."""
@@ -40,7 +38,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 
 def _value(override: str, text: str) -> Any:
     try:
-        return _YAML.load(text)
+        return _yaml().load(text)
     except YAMLError as error:
         raise ConfigError(f"The override {override!r} is not YAML: {' '.join(str(error).split())}.") from None
 
@@ -56,7 +54,7 @@ def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = _YAML.load(path.read_text(encoding="utf-8"))
+        raw = _yaml().load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"The parameter file {path} does not exist.") from None
     except (YAMLError, UnicodeDecodeError) as error:
@@ -88,3 +86,8 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
     return {path[0]: _nested(path[1:], value) if len(path) > 1 else value}
+
+
+def _yaml() -> YAML:
+    """YAML 1.2, the reader DVC uses: 1e-3 is a number. A new one each time: two threads cannot share one."""
+    return YAML(typ="safe", pure=True)

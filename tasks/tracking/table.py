@@ -60,7 +60,7 @@ def overhead(wall_seconds: float | None) -> str:
     """The sentence under the table; without a wall time, or with stages skipped, it says so."""
     work = sum(stage_seconds().values())
     if wall_seconds is None:
-        return f"Stages: {work:.0f} s of work. Orchestration overhead: no run's wall time was given."
+        return f"Stages: {work:.0f} s of work."
     if wall_seconds < work or _measured_before(time.time() - wall_seconds):
         return f"Wall time {wall_seconds:.0f} s; unchanged stages were skipped, so no overhead is stated."
     extra = wall_seconds - work

@@ -73,12 +73,13 @@ def _run_phase(trainer: Trainer, run: Run, index: int, first: int, inner: int, c
         if (step % run.print_every == 0 or step == last) and distributed.rank() == 0:
             eta = clock.seconds_left(last - step)
             print(progress_line(run.stage, phase.name, step, last, metrics, eta), flush=True)
-        if phase.reached([loss for at, loss in curve if at > first]):
+        if phase.reached(_recent(curve, first)):
             break
         if step % run.save_every == 0 and position + 1 < phase.steps:
             run.state.save(trainer, step, {"curve": curve})
     if phase.until and distributed.rank() == 0:
-        print(f"[{run.stage}] {ending(phase, [loss for at, loss in curve if at > first])}", flush=True)
+        made = sum(at > first for at, _ in curve)
+        print(f"[{run.stage}] {ending(phase, made, _recent(curve, first))}", flush=True)
     return first + phase.steps
 
 
@@ -98,13 +99,18 @@ def _step(trainer: Trainer, batch: Batch, phase: Phase) -> dict[str, float]:
     return {name: all_reduce_mean(value) for name, value in metrics.items()}
 
 
-def ending(phase: Phase, losses: Sequence[float]) -> str:
+def _recent(curve: Sequence[tuple[int, float]], first: int) -> list[float]:
+    """The last losses of the phase whose step 0 is the global step `first`."""
+    return [loss for at, loss in curve[-WINDOW:] if at > first]
+
+
+def ending(phase: Phase, made: int, recent: Sequence[float]) -> str:
     """What became of a phase that was to end at a loss."""
-    outcome = "reached" if phase.reached(losses) else "NOT reached"
-    recent = losses[-WINDOW:]
+    outcome = "reached" if phase.reached(recent) else "NOT reached"
+    left_out = f"; the count leaves out its other {phase.steps - made}" if made < phase.steps else ""
     return (
-        f"phase {phase.name}: the loss {phase.until} was {outcome} in {len(losses)} of {phase.steps} steps "
-        f"(mean of the last {len(recent)}: {sum(recent) / len(recent):.2f})"
+        f"phase {phase.name}: the loss {phase.until} was {outcome} in {made} of {phase.steps} steps "
+        f"(mean of the last {len(recent)}: {sum(recent) / len(recent):.2f}){left_out}"
     )
 
 

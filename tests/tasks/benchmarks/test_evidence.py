@@ -38,12 +38,11 @@ def test_difference_is_paired_by_task() -> None:
 def test_page_holds_every_arm_and_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "DOCS", tmp_path)
     scores = _scores([1, 0, 1, 1], [0, 0, 0, 1])
-    evidence.write(
-        scores, {seed: {"rl": 200.0, "random": 190.0, "finetuned": 199.0} for seed in scores}, ["shell"], 1.0
-    )
+    evidence.write(scores, {seed: {"rl": 200.0, "random": 190.0, "finetuned": 199.0} for seed in scores}, ["shell"])
     page = (tmp_path / "evidence.md").read_text()
     assert all(title in page for title in evidence.TITLES.values())
     assert all(title in page for _, _, title in evidence.COMPARISONS)
+    assert "| shell | RL over its start | +0.500 | +0.500 |" in page
     assert (tmp_path / "evidence.png").stat().st_size > 5_000
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_default_file_is_valid_and_frozen() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("pretrain.stepz=3", r"'pretrain\.stepz' in params\.yaml is unknown; did you mean 'pretrain\.steps'"),
+        ("pretrain.stepz=3", r"'pretrain\.stepz' in params\.yaml is unknown; the nearest is 'pretrain\.steps'"),
         ("pretrain.steps=abc", r"'pretrain\.steps' in params\.yaml is wrong: .*integer, not 'abc'"),
         ("pretrain.steps=1.5", r"'pretrain\.steps'"),
         ("nothing=1", "'nothing' in params.yaml is unknown"),
@@ -170,3 +171,9 @@ def test_command_line_exits_2_with_one_sentence() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_threads_read_the_file_side_by_side() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_config(PARAMS, ["seed=3"]).seed, range(24)))
+    assert found == [3] * 24
