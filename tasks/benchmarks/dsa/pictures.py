@@ -104,9 +104,9 @@ def _panels(cases: Sequence[Case]) -> tuple[Any, list[tuple[Case, Any]]]:
 
 def _save(figure: Any, legend_of: Any, path: Path) -> None:
     handles, labels = legend_of.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=4, fontsize=8)
+    figure.legend(handles, labels, loc="lower center", ncol=3, fontsize=8)
     figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     _pyplot().close(figure)
 
 
