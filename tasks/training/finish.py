@@ -33,9 +33,22 @@ def write_checkpoint(
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """metrics/<stage>.json, by rank 0."""
+    """metrics/<stage>.json, by rank 0, which prints the stage's last line: its estimates."""
     if distributed.rank() == 0:
         metrics_file.write_metrics(path, metrics)
+        print(f"[{path.stem}] done: {estimates(metrics)}", flush=True)
+
+
+def estimates(metrics: Mapping[str, Any]) -> str:
+    """`heldout bits per byte 2.293 [2.210, 2.376], ...`: every estimate that stands for itself."""
+    found = {key.replace("_", " "): value for key, value in metrics.items() if "ci95" in _keys(value)}
+    return ", ".join(
+        f"{name} {value['value']:.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]" for name, value in found.items()
+    )
+
+
+def _keys(value: Any) -> Any:
+    return value if isinstance(value, Mapping) else ()
 
 
 def thinned(curve: Sequence[tuple[int, float]], points: int = 60) -> list[list[float]]:
