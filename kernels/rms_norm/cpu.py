@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation by the C kernel `cpu.c`: fp32 on the CPU, a fourth of plain PyTorch's passes."""
+"""Root-mean-square normalisation by the C kernel `cpu.c`: fp32 on the CPU, one pass forward and one backward."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.benchmarks.arms import Evidence, EvidenceError, settings_hash
+from tasks.benchmarks.markdown import table
 from tasks.config import ConfigError, load_config
 from tasks.statistics import Estimate, paired_difference, proportion
 from tasks.tracking import ProvenanceError
@@ -37,6 +38,7 @@ COMPARISONS = (
     ("rl", "finetuned", "RL over more fine-tuning"),
     ("midtrained", "scratch", "pretraining, at the same midtraining steps"),
 )
+KINDS = ("solved", "solved_greedy")  # at temperature 1 and greedy
 Scores = Mapping[int, Mapping[str, Any]]
 
 
@@ -61,50 +63,37 @@ def _tasks(scores: Scores, model: str, family: str, kind: str) -> list[int]:
 
 def tables(scores: Scores, families: Sequence[str]) -> str:
     """All scores and all differences as Markdown."""
-    head = "| model | " + " | ".join(f"{family} T=1 | {family} greedy" for family in families) + " |\n"
-    rule = "|---|" + "---|" * (2 * len(families)) + "\n"
-    rows = [_row(title, [_cells(scores, model, family) for family in families]) for model, title in TITLES.items()]
-    gains = [
-        _row(title, [_gain_cells(scores, first, second, family) for family in families])
-        for first, second, title in COMPARISONS
-    ]
-    seeds = " | ".join(f"seed {seed}" for seed in scores)
-    by_seed = "".join(_seed_rows(scores, family) for family in families)
-    gains_by_seed = "".join(_seed_gains(scores, family) for family in families)
+    columns = [f"{family} {how}" for family in families for how in ("T=1", "greedy")]
+    seeds = [f"seed {seed}" for seed in scores]
+    models = [[title, *_cells(scores, model, families)] for model, title in TITLES.items()]
+    gains = [[title, *_gain_cells(scores, first, second, families)] for first, second, title in COMPARISONS]
     return (
-        head + rule + "".join(rows) + "\n### Differences, paired by task and sampling seed\n\n"
-        + head.replace("| model |", "| comparison |") + rule + "".join(gains)
-        + f"\n### Seed by seed, T=1\n\n| family | model | {seeds} |\n|---|---|" + "---|" * len(scores) + "\n" + by_seed
-        + f"\n| family | comparison | {seeds} |\n|---|---|" + "---|" * len(scores) + "\n" + gains_by_seed
+        table(["model", *columns], models)
+        + "### Differences, paired by task and sampling seed\n\n" + table(["comparison", *columns], gains)
+        + "### Seed by seed, T=1\n\n"
+        + table(["family", "model", *seeds], [row for family in families for row in _seed_rows(scores, family)])
+        + table(["family", "comparison", *seeds], [row for family in families for row in _seed_gains(scores, family)])
     )  # fmt: skip
 
 
-def _cells(scores: Scores, model: str, family: str) -> str:
-    return " | ".join(_text(pooled(scores, model, family, kind)) for kind in ("solved", "solved_greedy"))
+def _cells(scores: Scores, model: str, families: Sequence[str]) -> list[str]:
+    return [_text(pooled(scores, model, family, kind)) for family in families for kind in KINDS]
 
 
-def _gain_cells(scores: Scores, first: str, second: str, family: str) -> str:
-    return " | ".join(
-        _text(difference(scores, first, second, family, kind), "+") for kind in ("solved", "solved_greedy")
-    )
+def _gain_cells(scores: Scores, first: str, second: str, families: Sequence[str]) -> list[str]:
+    return [_text(difference(scores, first, second, family, kind), "+") for family in families for kind in KINDS]
 
 
-def _seed_rows(scores: Scores, family: str) -> str:
+def _seed_rows(scores: Scores, family: str) -> list[list[str]]:
     values = {model: [scores[seed][model][family]["pass_at_1"]["value"] for seed in scores] for model in TITLES}
-    return "".join(_row(family, [title, *(f"{v:.3f}" for v in values[model])]) for model, title in TITLES.items())
+    return [[family, title, *(f"{value:.3f}" for value in values[model])] for model, title in TITLES.items()]
 
 
-def _seed_gains(scores: Scores, family: str) -> str:
+def _seed_gains(scores: Scores, family: str) -> list[list[str]]:
     def gain(seed: int, first: str, second: str) -> str:
-        return f"{difference({seed: scores[seed]}, first, second, family, 'solved').value:+.3f}"
+        return f"{difference({seed: scores[seed]}, first, second, family, KINDS[0]).value:+.3f}"
 
-    return "".join(
-        _row(family, [title, *(gain(seed, first, second) for seed in scores)]) for first, second, title in COMPARISONS
-    )
-
-
-def _row(title: str, cells: Sequence[str]) -> str:
-    return f"| {title} | " + " | ".join(cells) + " |\n"
+    return [[family, title, *(gain(seed, first, second) for seed in scores)] for first, second, title in COMPARISONS]
 
 
 def _text(found: Estimate, sign: str = "") -> str:
@@ -121,7 +110,7 @@ def draw(scores: Scores, families: Sequence[str], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(families), figsize=(5 * len(families), 3.6), sharey=True, squeeze=False)
     for axis, family in zip(axes[0], families, strict=True):
-        for offset, (kind, label) in enumerate((("solved", "T=1"), ("solved_greedy", "greedy"))):
+        for offset, (kind, label) in enumerate(zip(KINDS, ("T=1", "greedy"), strict=True)):
             found = [pooled(scores, model, family, kind) for model in TITLES]
             places = [index + 0.36 * (offset - 0.5) for index in range(len(found))]
             errors = [[f.value - f.ci95[0] for f in found], [f.ci95[1] - f.value for f in found]]
@@ -138,10 +127,10 @@ def draw(scores: Scores, families: Sequence[str], path: Path) -> None:
 
 def durations(seconds: Mapping[int, Mapping[str, float]]) -> str:
     """What RL and its controls cost, for the claim of equal compute."""
-    head = "| arm | " + " | ".join(f"seed {seed}" for seed in seconds) + " |\n|---|" + "---|" * len(seconds) + "\n"
     names = next(iter(seconds.values()))
-    rows = [_row(TITLES[name], [f"{seconds[seed][name]:.0f}" for seed in seconds]) for name in names]
-    return "\n### Processor seconds of the stage and all that it started\n\n" + head + "".join(rows)
+    rows = [[TITLES[name], *(f"{found[name]:.0f}" for found in seconds.values())] for name in names]
+    head = ["arm", *(f"seed {seed}" for seed in seconds)]
+    return "### Processor seconds of the stage and all that it started\n\n" + table(head, rows)
 
 
 def write(scores: Scores, seconds: Mapping[int, Mapping[str, float]], families: Sequence[str]) -> None:
@@ -158,7 +147,7 @@ def write(scores: Scores, seconds: Mapping[int, Mapping[str, float]], families: 
         " more fine-tuning had the same processor time.\n\n"
         f"![scores of every arm](evidence.png)\n\n{tables(scores, families)}{durations(seconds)}"
     )
-    (DOCS / "evidence.md").write_text(text, encoding="utf-8")
+    (DOCS / "evidence.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

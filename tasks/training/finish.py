@@ -41,14 +41,11 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def estimates(metrics: Mapping[str, Any]) -> str:
     """`heldout bits per byte 2.293 [2.210, 2.376], ...`: every estimate that stands for itself."""
-    found = {key.replace("_", " "): value for key, value in metrics.items() if "ci95" in _keys(value)}
+    found = {name: value for name, value in metrics.items() if isinstance(value, Mapping) and "ci95" in value}
     return ", ".join(
-        f"{name} {value['value']:.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]" for name, value in found.items()
+        f"{name.replace('_', ' ')} {value['value']:.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]"
+        for name, value in found.items()
     )
-
-
-def _keys(value: Any) -> Any:
-    return value if isinstance(value, Mapping) else ()
 
 
 def thinned(curve: Sequence[tuple[int, float]], points: int = 60) -> list[list[float]]:
