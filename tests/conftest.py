@@ -11,5 +11,6 @@ for _name, _value in {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_OFFLINE": "1",
     "DS_ACCELERATOR": "cpu",
+    "TRITON_INTERPRET": "1",  # before any kernel's module is imported
 }.items():
     os.environ.setdefault(_name, _value)

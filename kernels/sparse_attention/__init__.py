@@ -6,6 +6,7 @@ from kernels.sparse_attention.api import (
     listed_mask,
     masked_attention,
     packed_attention,
+    sparse_mla,
 )
 from kernels.sparse_attention.pieces import Pieces
 
@@ -16,4 +17,5 @@ __all__ = [
     "listed_mask",
     "masked_attention",
     "packed_attention",
+    "sparse_mla",
 ]

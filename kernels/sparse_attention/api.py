@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.sparse_attention import cpu, reference
+from kernels.sparse_attention import cpu, operator, reference
 from kernels.sparse_attention.pieces import Pieces
 
 
@@ -47,6 +47,30 @@ def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor,
         )
     chosen = cpu if cpu.available(query, value) else reference
     return chosen.listed_attention(query, key, value, indices, scale)
+
+
+def sparse_mla(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int) -> tuple[Tensor, Tensor]:
+    """MLA in its multi-query form over the keys listed for each query: (out [B, T, H, value_dim], lse [B, T, H] fp32).
+
+    query [B, T, H, D] (latent part first, then the rotary part), latent [B, S, D], whose first `value_dim` columns are
+    the values too; index [B, T, K] int32, each key at most once a query, -1 where fewer than K are listed. `lse` is
+    the natural logarithm of the sum of exp(score) and carries no gradient. A query that lists no key gets zeros and
+    -inf. value_dim and D - value_dim are powers of two (64 and 16 at least) where Triton runs. Raises ValueError when
+    shapes or types do not belong together.
+    """
+    wants = (*query.shape[:2], index.shape[-1])
+    if query.shape[0] != latent.shape[0] or query.shape[-1] != latent.shape[-1] or index.shape != wants:
+        raise ValueError(
+            f"sparse_mla got query {tuple(query.shape)}, latent {tuple(latent.shape)} and index {tuple(index.shape)}, "
+            "but needs [B, T, H, D], [B, S, D] and [B, T, K]."
+        )
+    if index.dtype != torch.int32 or not 0 < value_dim < query.shape[-1]:
+        raise ValueError(
+            f"sparse_mla got an index of {index.dtype} and value_dim {value_dim}; it needs int32 and a value_dim "
+            f"between 0 and {query.shape[-1]}."
+        )
+    out, lse = operator.sparse_mla(query, latent, index, scale, value_dim)
+    return out, lse
 
 
 def listed_mask(indices: Tensor, keys: int) -> Tensor:

@@ -42,3 +42,18 @@ def attention_distribution(query: Tensor, key: Tensor, mask: Tensor, scale: floa
     scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))
     scores.masked_fill_(~mask.unsqueeze(1), -torch.inf)
     return scores.softmax(-1).mean(1)
+
+
+def sparse_mla(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int) -> tuple[Tensor, Tensor]:
+    """(out [B, T, H, value_dim], lse [B, T, H] fp32); a query that lists no key gets zeros and -inf."""
+    listed = index >= 0  # [B, T, K]
+    batch = torch.arange(latent.shape[0], device=latent.device)[:, None, None]
+    rows = latent[batch, index.clamp(min=0)]  # [B, T, K, D]
+    rows = rows.masked_fill(~listed.unsqueeze(-1), 0.0)
+    score = torch.einsum("bthd,btkd->bthk", query, rows) * scale
+    score = score if score.dtype == torch.float64 else score.float()
+    score = score.masked_fill(~listed.unsqueeze(2), -torch.inf)
+    lse = score.logsumexp(-1)
+    weight = (score - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1)).exp()
+    out = torch.einsum("bthk,btkv->bthv", weight.to(rows.dtype), rows[..., :value_dim])
+    return out, lse

@@ -1,0 +1,144 @@
+"""`python -m kernels.compile_gate`: compiles every Triton kernel ahead of time, without a GPU, and judges the result.
+
+Prints registers, stack, shared memory and wgmma instructions of each kernel and target, and compares them with the
+committed `kernels/compile_baseline.json`. The status is not 0 where a kernel does not compile, spills to local memory
+(stack), needs more shared memory than the chip has, has no wgmma where its products should use it, or needs more
+registers or shared memory than the baseline says. `--update` writes the baseline anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kernels import launch
+from kernels.cases import SM80, SM90, SM100, Case
+
+BASELINE = Path(__file__).with_name("compile_baseline.json")
+SHARED_LIMIT = {SM80: 166_912, SM90: 232_448, SM100: 232_448}  # bytes a block may have
+SLACK = {"registers": 8, "shared": 1024}  # a compiler's update may move these a little without harm
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel needs: registers a thread, bytes of stack a thread, bytes of shared memory a block."""
+
+    registers: int
+    stack: int
+    shared: int
+    wgmma: int
+
+
+def cases() -> list[Case]:
+    """Every kernel with the shapes that the gate compiles it for."""
+    from kernels.sparse_attention import triton as sparse_attention
+
+    return [*sparse_attention.CASES]
+
+
+def compile_case(case: Case, target: int) -> Resources:
+    """Compiles for a compute capability (90 is Hopper) and reads off what the result needs."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = list(case.kernel.arg_names)
+    source = ASTSource(
+        fn=case.kernel,
+        signature={name: case.arguments.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in case.constants.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n, t in case.arguments.items() if t.startswith("*")},
+    )
+    options = {"num_warps": case.warps, "num_stages": case.stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    registers, stack = _usage(compiled.asm["cubin"])
+    return Resources(registers, stack, compiled.metadata.shared, compiled.asm["ptx"].count("wgmma.mma_async"))
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes a thread, as the toolkit's `cuobjdump` prints them."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        printed = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", printed)
+    if found is None:
+        raise RuntimeError(f"{tool} printed no resource usage: {printed!r}.")
+    return int(found[1]), int(found[2])
+
+
+def faults(case: Case, target: int, found: Resources, baseline: dict[str, int] | None) -> list[str]:
+    """What is wrong with a compiled kernel, one sentence each."""
+    where, wrong = f"{case.name} on sm_{target}", []
+    if found.stack:
+        wrong.append(f"{where} spills {found.stack} bytes a thread to local memory.")
+    if found.shared > SHARED_LIMIT[target]:
+        wrong.append(
+            f"{where} needs {found.shared} bytes of shared memory, but a block may have {SHARED_LIMIT[target]}."
+        )
+    if case.matrix and target == SM90 and not found.wgmma:
+        wrong.append(f"{where} has no wgmma instruction, so its products do not use Hopper's tensor cores.")
+    if baseline is None:
+        return [*wrong, f"{where} is not in {BASELINE.name}; look at its figures, then run with --update."]
+    for name, slack in SLACK.items():
+        now, before = asdict(found)[name], baseline[name]
+        if now > before + slack:
+            wrong.append(f"{where} needs {now} {name}, more than the {before} of {BASELINE.name}.")
+    if found.wgmma < baseline["wgmma"]:
+        wrong.append(f"{where} has {found.wgmma} wgmma instructions, fewer than the {baseline['wgmma']} before.")
+    return wrong
+
+
+def table(rows: Iterable[tuple[str, int, Resources]]) -> str:
+    """One line a kernel and target."""
+    lines = [f"{'kernel':44} {'target':>7} {'registers':>9} {'stack':>6} {'shared':>7} {'wgmma':>6}"]
+    for name, target, r in rows:
+        lines.append(f"{name:44} {'sm_' + str(target):>7} {r.registers:>9} {r.stack:>6} {r.shared:>7} {r.wgmma:>6}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.compile_gate", description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help="write the figures found to the baseline")
+    parser.add_argument("--only", default="", help="compile the kernels whose name contains this text")
+    options = parser.parse_args(arguments)
+    if launch.INTERPRETED:
+        print("The gate compiles kernels, but TRITON_INTERPRET=1 replaces them by the interpreter; unset it.")
+        return 2
+    jobs = [(case, target) for case in cases() if options.only in case.name for target in case.targets]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda job: compile_case(*job), jobs))
+    print(table((case.name, target, r) for (case, target), r in zip(jobs, found, strict=True)))
+    if options.update:
+        _write({_key(*job): asdict(r) for job, r in zip(jobs, found, strict=True)}, merge=bool(options.only))
+    baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    wrong = [s for job, r in zip(jobs, found, strict=True) for s in faults(*job, r, baseline.get(_key(*job)))]
+    print("\n".join(wrong) or f"All {len(jobs)} compiled kernels keep to the limits and to {BASELINE.name}.")
+    return int(bool(wrong))
+
+
+def _key(case: Case, target: int) -> str:
+    return f"{case.name} sm_{target}"
+
+
+def _write(found: dict[str, dict[str, int]], merge: bool) -> None:
+    before = json.loads(BASELINE.read_text()) if merge and BASELINE.exists() else {}
+    BASELINE.write_text(json.dumps(before | found, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
