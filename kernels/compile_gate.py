@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 from kernels import launch
@@ -38,10 +39,9 @@ class Resources:
 
 
 def cases() -> list[Case]:
-    """Every kernel with the shapes that the gate compiles it for."""
-    from kernels.sparse_attention import triton as sparse_attention
-
-    return [*sparse_attention.CASES]
+    """The `CASES` of every `kernels/<operation>/triton.py`."""
+    folders = sorted(path.parent.name for path in Path(__file__).parent.glob("*/triton.py"))
+    return [case for name in folders for case in import_module(f"kernels.{name}.triton").CASES]
 
 
 def compile_case(case: Case, target: int) -> Resources:
