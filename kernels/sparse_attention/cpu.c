@@ -155,9 +155,13 @@ static void softmax_slope(const float *w, float *slope, long n, float scale) {
 /* A head's rows one after the other: where they are, or copied to `to`. */
 INLINE const vec *dense(const tensor *x, long n, long heads, long count, float *to, int width) {
     const float *from = row(x, n, heads, 0);
-    if (x->token == 8 * width) return (const vec *)from;
-    for (long s = 0; s < count; s++)
-        EACH ((vec *)to)[s * width + i] = ((const vec *)(from + s * x->token))[i];
+    const long stride = x->token;
+    if (stride == 8 * width) return (const vec *)from;
+    for (long s = 0; s < count; s++, from += stride) {
+        const vec *a = (const vec *)from;
+        vec *b = (vec *)to + s * width;
+        EACH b[i] = a[i];
+    }
     return (const vec *)to;
 }
 

@@ -13,7 +13,7 @@ from kernels.native import library, parallel, pointer
 
 SOURCE = Path(__file__).with_name("cpu.c")
 LANES = 8  # floats in one vector of the kernel
-BLOCK = 512  # queries whose weights the kernel holds between reading keys and reading values
+BLOCK = 256  # queries whose weights the kernel holds between reading keys and reading values
 
 
 class _Rows(ctypes.Structure):
