@@ -32,5 +32,6 @@ class MultiTokenPredictor(DecoderLayer):
     def predict(self, hidden: Tensor, next_embedding: Tensor, context: AttentionContext) -> LayerOutput:
         """hidden and next_embedding [B, T, hidden] -> the state whose logits are those of token t+2."""
         joined = torch.cat([self.enorm(next_embedding), self.hnorm(hidden)], dim=-1)
-        out: LayerOutput = self(self.eh_proj(joined), context, None)
+        residual = self.eh_proj(joined).to(hidden.dtype)  # sums are not rounded, whatever autocast does to products
+        out: LayerOutput = self(residual, context, None)
         return out._replace(hidden=self.shared_head.norm(out.hidden))
