@@ -108,20 +108,32 @@ def random_tokens(batch: int, length: int, vocabulary: int) -> Tensor:
 def training_works(ours: Transformer, theirs: Any, case: Case) -> dict[str, Work]:
     """One training step each on the same batch, in fp32 and under autocast."""
     ids = random_tokens(case.batch, case.length, ours.config.vocab_size)
-    weights = torch.ones(ids.shape)
-    for network in (ours, theirs):
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(".indexer." not in name)
+    freeze_indexers(theirs)
     theirs.train()
     losses: dict[str, tuple[torch.nn.Module, Callable[[], Tensor]]] = {
-        "ours": (ours, lambda: ours.loss(ids, weights, mode="sparse").lm),
+        "ours": (ours, training_loss(ours, case)),
         "transformers": (theirs, lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss),
     }
-    plain = {name: _step(*pair, autocast=False) for name, pair in losses.items()}
-    return plain | {f"{name}_bf16": _step(*pair, autocast=True) for name, pair in losses.items()}
+    plain = {name: step(*pair, autocast=False) for name, pair in losses.items()}
+    return plain | {f"{name}_bf16": step(*pair, autocast=True) for name, pair in losses.items()}
 
 
-def _step(network: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool) -> Work:
+def training_loss(ours: Transformer, case: Case) -> Callable[[], Tensor]:
+    """The loss of a case's batch; freezes the indexers."""
+    freeze_indexers(ours)
+    ids = random_tokens(case.batch, case.length, ours.config.vocab_size)
+    weights = torch.ones(ids.shape)
+    return lambda: ours.loss(ids, weights, mode="sparse").lm
+
+
+def freeze_indexers(network: torch.nn.Module) -> None:
+    """All other parameters are trained."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(".indexer." not in name)
+
+
+def step(network: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool) -> Work:
+    """Forward, backward and a step of the optimizer."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
 
@@ -166,7 +178,7 @@ def compare(works: Mapping[str, Work], tokens: int, repeats: int) -> dict[str, A
     """
     for work in works.values():
         work()
-    turns = [{name: _seconds(work) for name, work in works.items()} for _ in range(repeats)]
+    turns = [{name: timed(work) for name, work in works.items()} for _ in range(repeats)]
     middle = {name: median(turn[name] for turn in turns) for name in works}
     ratios = [turn["transformers"] / turn["ours"] for turn in turns]
     return {
@@ -189,7 +201,8 @@ def _in_bfloat16(seconds: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _seconds(work: Work) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
