@@ -24,6 +24,7 @@ from tasks.benchmarks.dsa.parts import Part, Parts
 from tasks.benchmarks.dsa.plan import Plan, teaching_rows, topks
 from tasks.benchmarks.dsa.scoring import score
 from tasks.benchmarks.dsa.selections import Make, replaced, resized, window
+from tasks.benchmarks.dsa.warmup import MOMENTUM, warm_up
 from tasks.training.data import Mode
 from tasks.training.loop import Report, Run, train
 from tasks.training.resume import ResumeState
@@ -147,10 +148,11 @@ class Networks:
                     if step in marks:
                         found[str(step)] = self._masses_by_topk(transformer)
 
-            self._run(transformer, phase, 8, report)
+            seed = self.seed * SEED_STEP + 8
+            warm_up(transformer, phase, self.bench.material.sources(self.length), seed, report)
             return {"masses": found, "seconds": round(meter.seconds, 2)}
 
-        return self._grown(name, start, phase, work, None, {"mass_tokens": scale.mass_tokens})
+        return self._grown(name, start, phase, work, None, {"mass_tokens": scale.mass_tokens, "momentum": MOMENTUM})
 
     def _grown(
         self,

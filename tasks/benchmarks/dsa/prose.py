@@ -74,7 +74,8 @@ def _training(findings: Findings) -> str:
         f"length): {bases}. Every arm then gets the same {scale.extra_steps} steps of "
         f"{rows(scale.extra_tokens, length)} x {length} tokens, or as many in fewer rows at greater lengths: the same "
         f"data in the same order. Indexer warm-up is {scale.warmup_steps} steps of {scale.warmup_tokens} tokens beside "
-        f"that, {teaching_rows(length)} query rows of a sequence teaching; it leaves the backbone bit for bit as it is."
+        f"that, with Muon on the indexer's matrices and {teaching_rows(length)} query rows of a sequence teaching; it "
+        "leaves the backbone bit for bit as it is."
     )
 
 
