@@ -31,7 +31,7 @@ def _text(findings: Findings) -> str:
         "## Attention mass captured": f"{prose.MASS}![captured mass by layer](dsa-mass.png)\n\n{_masses(findings)}",
         "## Held-out loss": _losses(findings.results),
         "## Retrieval by distance": _retrieval(findings.results),
-        "## What a mistake costs": tables.mistakes(findings.results) + prose.MISTAKES,
+        "## What a mistake costs": _mistakes(findings),
     }
     if findings.curves:
         sections[f"## Loss against training compute, length {findings.curve_length}"] = _compute(findings)
@@ -51,6 +51,11 @@ def _losses(results: Results) -> str:
 def _retrieval(results: Results) -> str:
     found = "".join(f"### {tables.title(c)}\n\n{tables.retrieval(results, c)}" for c in results.cases)
     return f"{prose.RETRIEVAL}![accuracy by distance](dsa-retrieval.png)\n\n{found}"
+
+
+def _mistakes(findings: Findings) -> str:
+    raw = tables.raw_warmup(findings.warmed, findings.raw)
+    return f"{tables.mistakes(findings.results)}{prose.MISTAKES}{raw}"
 
 
 def _compute(findings: Findings) -> str:

@@ -12,7 +12,10 @@ from tasks.training.settings import OptimizerSettings
 
 SHARES = (8, 16)  # topk is the length divided by these
 MIXTURE = {"corpus": 0.4, "retrieval": 0.6}
-WARMUP_MUON, WARMUP_RATE = 0.07, 3.0  # Muon's rate, and AdamW's in `midtrain.indexer_lr`: eighty steps have to do
+# Twice the heads and the width of params.yaml's: one layer spreads its attention over some hundred keys, and a smaller
+# indexer ranks those too coarsely.
+INDEXER = {"index_n_heads": 8, "index_head_dim": 64}
+WARMUP_MUON, WARMUP_RATE = 0.12, 3.0  # Muon's rate, and AdamW's in `midtrain.indexer_lr`: eighty steps have to do
 TEACHING_SHARE, TEACHING_LEAST = 8, 128  # one query row in eight teaches the indexer, but at least so many
 
 
@@ -29,8 +32,10 @@ class Scale:
     warmup_tokens: int = 8192
     extra_steps: int = 40  # those that every arm gets
     extra_tokens: int = 4096
-    curve_dense_steps: int = 120  # of loss against compute; enough to pass what the warm-up cost
-    curve_sparse_steps: int = 100
+    curve_warmup_steps: int = 40  # of loss against compute, a row each
+    curve_rows: int = 128  # query rows that teach there, in warm-up and sparse training
+    curve_dense_steps: int = 120
+    curve_sparse_steps: int = 160  # they are cheaper, and as much compute is to be compared
     curve_every: int = 10  # steps between two evaluations there
     document_tokens: int = 40960  # held-out documents that need retrieval
     text_tokens: int = 16384  # held-out text as it is
@@ -42,8 +47,8 @@ class Scale:
         """Enough to see every part run; its figures mean nothing."""
         return cls(
             copy_steps=2, text_steps=2, long_steps=2, long_rounds=1, long_tokens=192, warmup_steps=4,
-            warmup_tokens=192, extra_steps=2, extra_tokens=192, curve_dense_steps=3, curve_sparse_steps=2,
-            curve_every=1, document_tokens=384,
+            warmup_tokens=192, extra_steps=2, extra_tokens=192, curve_warmup_steps=4, curve_rows=32,
+            curve_dense_steps=3, curve_sparse_steps=2, curve_every=1, document_tokens=384,
             text_tokens=192, mass_tokens=192, curve_tokens=192,
         )  # fmt: skip
 
@@ -75,7 +80,14 @@ class Plan:
 
     def warmup(self, length: int) -> Phase:
         """The indexer alone, against dense attention; `warmup.warm_up` runs it."""
-        phase = self._phase("warmup", "warmup", self.scale.warmup_steps, self.scale.warmup_tokens, length)
+        return self._warmup(self.scale.warmup_steps, self.scale.warmup_tokens, length)
+
+    def quick_warmup(self, length: int) -> Phase:
+        """The same of one row a step, which a curve can be charged for."""
+        return self._warmup(self.scale.curve_warmup_steps, length, length)
+
+    def _warmup(self, steps: int, tokens: int, length: int) -> Phase:
+        phase = self._phase("warmup", "warmup", steps, tokens, length)
         rate = WARMUP_RATE * self.config.midtrain.indexer_lr
         settings = replace(phase.optimizer, name="muon", muon_lr=WARMUP_MUON, adamw_lr=rate)
         return replace(phase, optimizer=settings, train="indexer", decay=0.4)
