@@ -59,7 +59,7 @@ def _mistakes(findings: Findings) -> str:
 
 
 def _compute(findings: Findings) -> str:
-    parts = [prose.CURVES, "![loss against compute](dsa-compute.png)\n\n"]
+    parts = [prose.CURVES, prose.quick(findings.plan), "![loss against compute](dsa-compute.png)\n\n"]
     for unit, name in (("flops", "FLOPs"), ("seconds", "CPU seconds")):
         for free in (False, True):
             parts.append(f"### By {name}, warm-up {'not charged' if free else 'charged'}\n\n")

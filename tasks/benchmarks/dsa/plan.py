@@ -12,11 +12,11 @@ from tasks.training.settings import OptimizerSettings
 
 SHARES = (8, 16)  # topk is the length divided by these
 MIXTURE = {"corpus": 0.4, "retrieval": 0.6}
-# Twice the heads and the width of params.yaml's: one layer spreads its attention over some hundred keys, and a smaller
-# indexer ranks those too coarsely.
-INDEXER = {"index_n_heads": 8, "index_head_dim": 64}
+# Four times the heads of params.yaml's and twice their width: one layer spreads its attention over some hundred keys,
+# and with half as many heads it depends on the first weights whether eighty steps find all that it looks for.
+INDEXER = {"index_n_heads": 16, "index_head_dim": 64}
 WARMUP_MUON, WARMUP_RATE = 0.12, 3.0  # Muon's rate, and AdamW's in `midtrain.indexer_lr`: eighty steps have to do
-TEACHING_SHARE, TEACHING_LEAST = 8, 128  # one query row in eight teaches the indexer, but at least so many
+TEACHING_SHARE, TEACHING_LEAST = 16, 128  # one query row in sixteen teaches the indexer, but at least so many
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scale:
     curve_warmup_steps: int = 40  # of loss against compute, a row each
     curve_rows: int = 128  # query rows that teach there, in warm-up and sparse training
     curve_dense_steps: int = 120
-    curve_sparse_steps: int = 160  # they are cheaper, and as much compute is to be compared
+    curve_sparse_steps: int = 220  # at 4096 tokens as many FLOPs as the dense ones, warm-up included
     curve_every: int = 10  # steps between two evaluations there
     document_tokens: int = 40960  # held-out documents that need retrieval
     text_tokens: int = 16384  # held-out text as it is

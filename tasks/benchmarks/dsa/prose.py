@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.benchmarks.dsa.arms import ARMS, CONTROL
 from tasks.benchmarks.dsa.findings import Curves, Findings
-from tasks.benchmarks.dsa.plan import INDEXER, rows, teaching_rows
+from tasks.benchmarks.dsa.plan import INDEXER, TEACHING_LEAST, TEACHING_SHARE, Plan, rows
 from tasks.benchmarks.dsa.results import Case, Target
 from tasks.benchmarks.dsa.tables import loss_at, shifted, title
 
@@ -53,6 +53,15 @@ CURVES = (
 )
 
 
+def quick(plan: Plan) -> str:
+    """What the curve's warm-up is."""
+    scale = plan.scale
+    return (
+        f"That warm-up is {scale.curve_warmup_steps} steps of one row; there and in the sparse training behind it "
+        f"{scale.curve_rows} query rows teach.\n\n"
+    )
+
+
 def introduction(findings: Findings) -> str:
     """How the arms were made and on what they are scored."""
     return f"{_origin(findings)}\n\n{_training(findings)}\n\n{_arms()}\n{_heldout(findings)}\n"
@@ -77,8 +86,8 @@ def _training(findings: Findings) -> str:
         f"length): {bases}. Every arm then gets the same {scale.extra_steps} steps of "
         f"{rows(scale.extra_tokens, length)} x {length} tokens, or as many in fewer rows at greater lengths: the same "
         f"data in the same order. Indexer warm-up is {scale.warmup_steps} steps of {scale.warmup_tokens} tokens beside "
-        f"that, with Muon on the indexer's matrices and {teaching_rows(length)} query rows of a sequence teaching; it "
-        "leaves the backbone bit for bit as it is."
+        f"that, with Muon on the indexer's matrices; one query row in {TEACHING_SHARE} of a sequence teaches, at least "
+        f"{TEACHING_LEAST}. It leaves the backbone bit for bit as it is."
     )
 
 
