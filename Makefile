@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SET ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-recipe check up stop evidence evidence-dsa card bench-model bench-context muon-split
+.PHONY: help setup run test test-recipe check up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ evidence-dsa: setup  ## DSA next to dense attention, a window, random keys (docs
 
 muon-split: setup  ## the largest attention logits under Muon Split and whole-matrix Muon (docs/muon-split.md); minutes
 	@$(PYTHON) -m tasks.benchmarks.muon_split
+
+bf16-quality: setup  ## held-out loss and gradients of training in bfloat16 next to fp32 (docs/bf16.md); minutes
+	@$(PYTHON) -m tasks.benchmarks.precision
 
 bench-context: setup  ## what a longer context costs, dense and sparse (docs/context-cost.md); minutes, on an idle machine
 	@$(PYTHON) -m tasks.benchmarks.context_cost

@@ -12,7 +12,7 @@ from kernels.sparse_attention import attention_distribution, listed_attention, l
 from kernels.topk import select_keys
 from model.config import ModelConfig
 from model.indexer import Indexer, Selection, indexer_loss, teaching_rows
-from model.layers import RMSNorm
+from model.layers import Linear, RMSNorm
 from model.packing import Packing
 
 SELECTION_BLOCK = 256  # queries scored at once: bounds the memory of the index scores
@@ -40,13 +40,13 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         heads, rank = config.num_attention_heads, config.kv_lora_rank
-        self.q_a_proj = nn.Linear(config.hidden_size, config.q_lora_rank, bias=False)
+        self.q_a_proj = Linear(config.hidden_size, config.q_lora_rank)
         self.q_a_layernorm = RMSNorm(config.q_lora_rank)
-        self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(config.hidden_size, rank + config.qk_rope_head_dim, bias=False)
+        self.q_b_proj = Linear(config.q_lora_rank, heads * config.qk_head_dim)
+        self.kv_a_proj_with_mqa = Linear(config.hidden_size, rank + config.qk_rope_head_dim)
         self.kv_a_layernorm = RMSNorm(rank)
-        self.kv_b_proj = nn.Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
-        self.o_proj = nn.Linear(heads * config.v_head_dim, config.hidden_size, bias=False)
+        self.kv_b_proj = Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim))
+        self.o_proj = Linear(heads * config.v_head_dim, config.hidden_size)
         self.indexer = Indexer(config) if indexer_type == "full" else None
         self.scale = config.qk_head_dim**-0.5
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.lightning_indexer import index_scores, index_scores_gradients
+from kernels.precision import exact
 from kernels.rope import apply_rope
 from model.config import ModelConfig
 
@@ -26,7 +27,10 @@ class IndexInputs(NamedTuple):
 
 
 class Indexer(nn.Module):
-    """Scores every earlier token for every query. Its inputs are detached: nothing here reaches the backbone."""
+    """Scores every earlier token for every query. Its inputs are detached: nothing here reaches the backbone.
+
+    All of it is exact under autocast: a rounded score selects other keys.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,16 +43,19 @@ class Indexer(nn.Module):
 
     def keys(self, hidden: Tensor, rope: Tensor) -> Tensor:
         """Index keys [B, S, D] of hidden [B, S, hidden_size]; rope [B, S, rope_dim/2]."""
-        return self._rotate(self.k_norm(self.wk(hidden.detach())), rope)
+        with exact(hidden):
+            return self._rotate(self.k_norm(self.wk(self._input(hidden))), rope)
 
     def queries(self, q_latent: Tensor, rope: Tensor) -> Tensor:
         """Index queries [B, T, H, D] of the normalised query latent [B, T, q_lora_rank]."""
-        query = self.wq_b(q_latent.detach()).unflatten(-1, (self.heads, self.head_dim))
-        return self._rotate(query, rope.unsqueeze(-2))
+        with exact(q_latent):
+            query = self.wq_b(self._input(q_latent)).unflatten(-1, (self.heads, self.head_dim))
+            return self._rotate(query, rope.unsqueeze(-2))
 
     def head_weights(self, hidden: Tensor) -> Tensor:
         """The weight of each index head, [B, T, H], with its factor H^-1/2."""
-        weights: Tensor = self.weights_proj(hidden.detach())
+        with exact(hidden):
+            weights: Tensor = self.weights_proj(self._input(hidden))
         return weights.float() * self.heads**-0.5
 
     def inputs(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> IndexInputs:
@@ -58,6 +65,9 @@ class Indexer(nn.Module):
     def forward(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> Tensor:
         """Unmasked index scores [B, T, S] in fp32."""
         return index_scores(*self.inputs(query_hidden, q_latent, query_rope, keys))
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x.detach().to(self.wk.weight.dtype)
 
     def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         turned, rest = x.split([self.rope_dim, self.head_dim - self.rope_dim], dim=-1)

@@ -1,10 +1,22 @@
-"""The small parts that every layer uses: normalisation and the gated feed-forward network."""
+"""The small parts that every layer uses: linear maps, normalisation and the gated feed-forward network."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.linear import linear
 from kernels.rms_norm import rms_norm
+
+
+class Linear(nn.Linear):
+    """A linear map without bias that under autocast rounds the operands of its products (`kernels.precision`)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., inputs] -> [..., outputs]."""
+        return linear(x, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -25,9 +37,9 @@ class MLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size)
+        self.up_proj = Linear(hidden_size, intermediate_size)
+        self.down_proj = Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden_size]."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.grouped_experts import grouped_experts
+from kernels.precision import exact
 from model.config import ModelConfig
 from model.layers import MLP
 
@@ -23,9 +24,10 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, hidden] -> (experts [N, k] int64, weights [N, k] fp32)."""
+        """x [N, hidden] -> (experts [N, k] int64, weights [N, k] fp32); in fp32 under autocast too."""
         config = self.config
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        with exact(x):
+            scores = F.linear(x.float(), self.weight.float()).sigmoid()
         choice = scores.detach() + self.e_score_correction_bias
         experts = choice.topk(config.num_experts_per_tok, dim=-1).indices
         weights = scores.gather(1, experts)

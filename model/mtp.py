@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from model.attention import AttentionContext
 from model.config import ModelConfig
 from model.decoder import DecoderLayer, LayerOutput
-from model.layers import RMSNorm
+from model.layers import Linear, RMSNorm
 
 
 class SharedHead(nn.Module):
@@ -26,11 +26,12 @@ class MultiTokenPredictor(DecoderLayer):
         super().__init__(config, config.mlp_layer_types[-1], "full")
         self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.eh_proj = Linear(2 * config.hidden_size, config.hidden_size)
         self.shared_head = SharedHead(config)
 
     def predict(self, hidden: Tensor, next_embedding: Tensor, context: AttentionContext) -> LayerOutput:
         """hidden and next_embedding [B, T, hidden] -> the state whose logits are those of token t+2."""
         joined = torch.cat([self.enorm(next_embedding), self.hnorm(hidden)], dim=-1)
-        out: LayerOutput = self(self.eh_proj(joined), context, None)
+        residual = self.eh_proj(joined).to(hidden.dtype)  # sums are not rounded, whatever autocast does to products
+        out: LayerOutput = self(residual, context, None)
         return out._replace(hidden=self.shared_head.norm(out.hidden))

@@ -14,6 +14,7 @@ from model.attention import AttentionContext
 from model.config import ModelConfig
 from model.decoder import Decoder, StackOutput
 from model.initialise import initialise
+from model.layers import Linear
 from model.moe import MoE
 from model.mtp import MultiTokenPredictor
 from model.packing import Packing
@@ -50,7 +51,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.mtp = MultiTokenPredictor(config) if config.num_nextn_predict_layers else None
 
     def init_weights(self, seed: int) -> None:

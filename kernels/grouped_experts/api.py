@@ -1,19 +1,22 @@
-"""SwiGLU experts over tokens that each chose their own few (no token is dropped, nothing is padded)."""
+"""SwiGLU experts over tokens that each chose their own few (no token is dropped)."""
 
 from torch import Tensor
 
-from kernels.grouped_experts import reference
+from kernels.grouped_experts import bfloat16, reference
+from kernels.precision import exact, rounds
 
 
 def grouped_experts(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """sum_j weights[n,j] * expert[experts[n,j]](x[n]): [N, D].
 
     x [N, D], experts [N, k] int64 in [0, E), weights [N, k], gate_up [E, 2F, D] (gate rows first), down [E, D, F].
-    Raises ValueError when the sizes do not match.
+    Under autocast to bfloat16 the products' operands are rounded. Raises ValueError when the sizes do not match.
     """
     if x.shape[-1] != gate_up.shape[-1] or experts.shape != weights.shape or experts.shape[:1] != x.shape[:1]:
         raise ValueError(
             f"grouped_experts got x {tuple(x.shape)}, experts {tuple(experts.shape)}, weights {tuple(weights.shape)} "
             f"and gate_up {tuple(gate_up.shape)}, which do not belong together."
         )
-    return reference.grouped_experts(x, experts, weights.to(x.dtype), gate_up, down)
+    chosen = bfloat16 if rounds(x) else reference
+    with exact(x):
+        return chosen.grouped_experts(x, experts, weights.to(x.dtype), gate_up, down)

@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from kernels.lightning_indexer import reference
+from kernels.precision import exact
 
 
 def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
-    """How much query token t wants key token s: [B, T, S] fp32, unmasked.
+    """How much query token t wants key token s: [B, T, S] fp32, unmasked, and computed in fp32 under autocast too.
 
     query [B, T, H, D], key [B, S, D] (one key head), weights [B, T, H] (already multiplied by H^-1/2).
     Raises ValueError when the shapes do not belong together.
@@ -16,7 +17,8 @@ def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
             f"index_scores got query {tuple(query.shape)}, key {tuple(key.shape)} and weights {tuple(weights.shape)}, "
             "but needs [B, T, H, D], [B, S, D] and [B, T, H]."
         )
-    return reference.index_scores(query, key, weights)
+    with exact(query):
+        return reference.index_scores(query, key, weights)
 
 
 def index_scores_gradients(query: Tensor, key: Tensor, weights: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,4 +31,5 @@ def index_scores_gradients(query: Tensor, key: Tensor, weights: Tensor, slope: T
             f"index_scores_gradients got a slope of shape {tuple(slope.shape)} for queries {tuple(query.shape)} and "
             f"keys {tuple(key.shape)}."
         )
-    return reference.index_scores_gradients(query, key, weights, slope)
+    with exact(query):
+        return reference.index_scores_gradients(query, key, weights, slope)

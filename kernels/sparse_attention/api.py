@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.precision import exact
 from kernels.sparse_attention import cpu, operator, reference
 from kernels.sparse_attention.pieces import Pieces
 
@@ -80,5 +81,9 @@ def listed_mask(indices: Tensor, keys: int) -> Tensor:
 
 @torch.no_grad()
 def attention_distribution(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """The teacher of the indexer: attention summed over heads and L1-normalised, [B, R, S] fp32, no gradient."""
-    return reference.attention_distribution(query, key, mask, scale)
+    """The teacher of the indexer: attention summed over heads and L1-normalised, [B, R, S] fp32, no gradient.
+
+    Computed in fp32 under autocast too.
+    """
+    with exact(query):
+        return reference.attention_distribution(query, key, mask, scale)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.precision import exact
 from kernels.sparse_attention.pieces import Pieces
 
 
@@ -12,10 +13,9 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     width = value.shape[-1]
     if width < key.shape[-1]:  # the fast kernels want one head size
         value = F.pad(value, (0, key.shape[-1] - width))
-    if mask is None:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
-    else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1), scale=scale)
+    seen = None if mask is None else mask.unsqueeze(1)
+    with exact(query):  # in the type of its inputs: on a CPU it is slower in bfloat16, forward and backward together
+        out = F.scaled_dot_product_attention(query, key, value, seen, is_causal=mask is None, scale=scale)
     return out[..., :width]
 
 

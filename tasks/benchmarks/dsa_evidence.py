@@ -16,10 +16,11 @@ import torch
 
 from tasks.benchmarks.dsa import page
 from tasks.benchmarks.dsa.arms import Score, scores
+from tasks.benchmarks.dsa.bench import Bench
 from tasks.benchmarks.dsa.compute import curves
 from tasks.benchmarks.dsa.findings import Findings
 from tasks.benchmarks.dsa.material import Material
-from tasks.benchmarks.dsa.networks import Bench, Networks
+from tasks.benchmarks.dsa.networks import Networks
 from tasks.benchmarks.dsa.parts import Parts
 from tasks.benchmarks.dsa.plan import Plan, Scale, topks
 from tasks.benchmarks.dsa.results import Case, Results
@@ -41,7 +42,7 @@ def run(bench: Bench, pairs: Sequence[tuple[int, int]], curve_length: int, docs:
     for number, (seed, length) in enumerate(pairs):
         networks = Networks(bench, seed, length)
         found.extend(scores(networks))
-        _add(findings, networks)
+        _add(findings, networks, raw=number == 0)
         if length == curve_length and not findings.curves:
             findings.curves, findings.curve_length = curves(networks), length
         findings.cpu_seconds = bench.parts.seconds
@@ -51,12 +52,15 @@ def run(bench: Bench, pairs: Sequence[tuple[int, int]], curve_length: int, docs:
     return findings
 
 
-def _add(findings: Findings, networks: Networks) -> None:
-    """The warm-up's masses, and what the base could do."""
+def _add(findings: Findings, networks: Networks, raw: bool) -> None:
+    """The warm-up's masses, also without the query norm where `raw`, and what the base could do."""
     for topk in topks(networks.length):
         case = findings.warmed.setdefault(Case(networks.length, topk), {})
         for step, masses in networks.warmed.result["masses"].items():
             case.setdefault(step, []).append([layer["captured"] for layer in masses[str(topk)]])
+        if raw:
+            last = list(networks.raw.result["masses"].values())[-1][str(topk)]
+            findings.raw[Case(networks.length, topk)] = [layer["captured"] for layer in last]
     rounds = networks.long.result["retrieval_after_each_round"]
     findings.retrieval_before[f"{networks.seed}, {networks.length}"] = rounds
 

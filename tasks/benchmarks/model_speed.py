@@ -3,7 +3,11 @@
 Both hold the same weights (ours are saved and read by theirs), run in one process in fp32 on as many threads, and
 take turns. A training step is forward, backward and a step of torch's AdamW in sparse mode. Their indexer has no
 gradients, so ours is frozen: both train the same parameters. The MTP layer, which they do not build, is left out.
-Decoding is greedy, from the prompts to the last token, our engine against their `generate` with a cache.
+Training is measured once more with both networks under torch's autocast to bfloat16, over the same fp32 weights and
+in the same turns. `gain_bf16` is ours in bfloat16 to ours in fp32; `ratio_bf16` is ours in bfloat16 to transformers in
+whichever of the two it is faster in. The two do not round the same: ours keeps all but the operands of matrix products
+in fp32 (docs/bf16.md), theirs follows torch's lists of operations.
+Decoding is greedy and in fp32, from the prompts to the last token, our engine against their `generate` with a cache.
 """
 
 from __future__ import annotations
@@ -101,34 +105,50 @@ def random_tokens(batch: int, length: int, vocabulary: int) -> Tensor:
     return torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
 
 
-def training_works(ours: Transformer, theirs: Any, case: Case) -> tuple[Work, Work]:
-    """One training step each on the same batch: (ours, theirs)."""
+def training_works(ours: Transformer, theirs: Any, case: Case) -> dict[str, Work]:
+    """One training step each on the same batch, in fp32 and under autocast."""
+    ids = random_tokens(case.batch, case.length, ours.config.vocab_size)
+    freeze_indexers(theirs)
+    theirs.train()
+    losses: dict[str, tuple[torch.nn.Module, Callable[[], Tensor]]] = {
+        "ours": (ours, training_loss(ours, case)),
+        "transformers": (theirs, lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss),
+    }
+    plain = {name: step(*pair, autocast=False) for name, pair in losses.items()}
+    return plain | {f"{name}_bf16": step(*pair, autocast=True) for name, pair in losses.items()}
+
+
+def training_loss(ours: Transformer, case: Case) -> Callable[[], Tensor]:
+    """The loss of a case's batch; freezes the indexers."""
+    freeze_indexers(ours)
     ids = random_tokens(case.batch, case.length, ours.config.vocab_size)
     weights = torch.ones(ids.shape)
-    for network in (ours, theirs):
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(".indexer." not in name)
-    theirs.train()
-    return (
-        _step(ours, lambda: ours.loss(ids, weights, mode="sparse").lm),
-        _step(theirs, lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss),
-    )
+    return lambda: ours.loss(ids, weights, mode="sparse").lm
 
 
-def _step(network: torch.nn.Module, loss: Callable[[], Tensor]) -> Work:
+def freeze_indexers(network: torch.nn.Module) -> None:
+    """All other parameters are trained."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(".indexer." not in name)
+
+
+def step(network: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool) -> Work:
+    """Forward, backward and a step of the optimizer."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
 
     def work() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = loss()
+        found.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return work
 
 
-def decoding_works(ours: Transformer, theirs: Any, case: Case) -> tuple[Work, Work]:
-    """The same prompts continued greedily: (ours, theirs). Reading the weights in is not part of the work."""
+def decoding_works(ours: Transformer, theirs: Any, case: Case) -> dict[str, Work]:
+    """The same prompts continued greedily, in fp32. Reading the weights in is not part of the work."""
     prompts = random_tokens(case.batch, case.length, ours.config.vocab_size)
     engine = Engine(ours, case.batch, case.length + case.new + 1, prefill_rows=case.batch * case.length)
     theirs.eval()
@@ -148,28 +168,41 @@ def decoding_works(ours: Transformer, theirs: Any, case: Case) -> tuple[Work, Wo
         )  # fmt: skip
         assert found.shape[1] == case.length + case.new
 
-    return our_work, their_work
+    return {"ours": our_work, "transformers": their_work}
 
 
-def compare(works: tuple[Work, Work], tokens: int, repeats: int) -> dict[str, Any]:
-    """Tokens a second of (ours, theirs) by the median of `repeats`, taken in turns after one call each to warm up.
+def compare(works: Mapping[str, Work], tokens: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of each work by the median of `repeats`, taken in turns after one call each to warm up.
 
-    `ratio_spread` are the smallest and the largest ratio of two neighbouring repeats, `seconds` all that was measured.
+    `ratio_spread` are the smallest and the largest ratio within a turn, `seconds` all that was measured.
     """
-    for work in works:
+    for work in works.values():
         work()
-    ours, theirs = zip(*((_seconds(works[0]), _seconds(works[1])) for _ in range(repeats)), strict=True)
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    turns = [{name: timed(work) for name, work in works.items()} for _ in range(repeats)]
+    middle = {name: median(turn[name] for turn in turns) for name in works}
+    ratios = [turn["transformers"] / turn["ours"] for turn in turns]
     return {
-        "ours": round(tokens / median(ours), 1),
-        "transformers": round(tokens / median(theirs), 1),
-        "ratio": round(median(theirs) / median(ours), 3),
+        **{name: round(tokens / seconds, 1) for name, seconds in middle.items()},
+        "ratio": round(middle["transformers"] / middle["ours"], 3),
         "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "seconds": {"ours": [round(s, 4) for s in ours], "transformers": [round(s, 4) for s in theirs]},
+        **_in_bfloat16(middle),
+        "seconds": {name: [round(turn[name], 4) for turn in turns] for name in works},
     }
 
 
-def _seconds(work: Work) -> float:
+def _in_bfloat16(seconds: Mapping[str, float]) -> dict[str, float]:
+    """How our step under autocast compares with theirs, in whichever they are faster, and with our own in fp32."""
+    if "ours_bf16" not in seconds:
+        return {}
+    theirs = min(seconds["transformers"], seconds["transformers_bf16"])
+    return {
+        "ratio_bf16": round(theirs / seconds["ours_bf16"], 3),
+        "gain_bf16": round(seconds["ours"] / seconds["ours_bf16"], 3),
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -197,7 +230,7 @@ def _setting(ours: Transformer, repeats: int) -> dict[str, Any]:
         "machine": machine(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "threads": torch.get_num_threads(),
-        "dtype": "float32",
+        "dtype": "float32; *_bf16 under autocast to bfloat16 over the same weights",
         "repeats": repeats,
         "parameters": sum(p.numel() for p in ours.parameters()),
         "config": ours.config.to_hugging_face(),
@@ -216,7 +249,12 @@ def machine() -> str:
 def _line(name: str, found: Mapping[str, Any]) -> str:
     low, high = found["ratio_spread"]
     speeds = f"{found['ours']:12,.0f}{found['transformers']:14,.0f}"
-    return f"{name:14}{speeds}{found['ratio']:9.2f}x  ({low:.2f} to {high:.2f})"
+    line = f"{name:18}{speeds}{found['ratio']:9.2f}x  ({low:.2f} to {high:.2f})"
+    if "ours_bf16" not in found:
+        return line
+    speeds = f"{found['ours_bf16']:12,.0f}{found['transformers_bf16']:14,.0f}"
+    bfloat16 = f"{name + '_bf16':18}{speeds}{found['ratio_bf16']:9.2f}x  (to their faster one)"
+    return f"{line}\n{bfloat16}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -228,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("metrics/bench_model.json"))
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    print(f"{'tokens/s':14}{'ours':>12}{'transformers':>14}{'ratio':>10}  (neighbouring repeats)", flush=True)
+    print(f"{'tokens/s':18}{'ours':>12}{'transformers':>14}{'ratio':>10}  (within a turn)", flush=True)
     try:
         found = run(SHAPE, {name: CASES[name] for name in CASES if name in arguments.cases}, arguments.repeats)
     except DisagreementError as error:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model import Transformer
+from model.layers import Linear
 from model.muon import Muon, parameter_groups
 from tasks.training import distributed, snapshot
 from tasks.training.data import Batch, Mode
@@ -165,7 +166,9 @@ def _engine_config(settings: OptimizerSettings, ranks: int) -> dict[str, Any]:
         "gradient_clipping": settings.clip if settings.zero_stage else 0.0,
     }
     if settings.dtype == "bfloat16":
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        # What ranks exchange is rounded for these too, and for nothing else: an indexer's linear layers stay exact.
+        rounded = [f"{Linear.__module__}.{Linear.__qualname__}"]
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": rounded}
     return config
 
 

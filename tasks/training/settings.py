@@ -14,7 +14,8 @@ class OptimizerSettings:
 
     `muon` takes hidden matrices (with Muon Split over the MLA up-projections), AdamW the rest.
     Muon needs whole matrices, so it goes with ZeRO stage 0; stages 1-3 shard flat buffers and
-    take `adamw`. `bfloat16` is autocast over fp32 weights.
+    take `adamw`. `bfloat16` is autocast over fp32 weights:
+    `kernels.precision` says what it rounds.
     """
 
     name: Literal["muon", "adamw"] = "muon"

@@ -45,32 +45,67 @@ def test_listed_attention_is_softmax_over_the_list(sizes: tuple[int, int]) -> No
         assert torch.allclose(chosen(query, key, value, lists, 0.3), expected, atol=1e-5)
 
 
-def test_the_c_kernels_gradients_are_the_references() -> None:
-    *inputs, lists = problem()
+def agrees(inputs: list[Tensor], lists: Tensor) -> None:
+    """The C kernel's result and gradients are the reference's."""
     if not cpu.available(inputs[0], inputs[2]):
         pytest.skip("There is no C compiler here.")
-    weights = torch.randn(2, 3, 37, 8)
+    weights = torch.randn(*inputs[0].shape[:3], inputs[2].shape[-1])
     found = []
     for attention in (cpu.listed_attention, reference.listed_attention):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        (attention(*leaves, lists, 0.3) * weights).sum().backward()
-        found.append([leaf.grad for leaf in leaves])
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = attention(leaves[0], leaves[1], leaves[2], lists, 0.3)
+        found.append([out, *torch.autograd.grad(out, leaves, weights)])
     for native, plain in zip(*found, strict=True):
-        assert native is not None
-        assert plain is not None
         assert torch.allclose(native, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(16, 8), (8, 16), (48, 32)])
+def test_the_c_kernels_gradients_are_the_references(sizes: tuple[int, int]) -> None:
+    *inputs, lists = problem(width=sizes[0], value_width=sizes[1])
+    agrees(inputs, lists)
+
+
+def test_the_c_kernel_takes_views_as_they_are() -> None:
+    *inputs, lists = problem()
+    by_token = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]  # as the network makes them
+    part = torch.cat([by_token[1], by_token[2]], -1)[..., 16:]
+    turned = inputs[0].transpose(2, 3).contiguous().transpose(2, 3)  # whose rows are not contiguous
+    agrees([by_token[0], by_token[1], part], lists)
+    agrees([turned, by_token[1].expand(2, 3, 37, 16), part], lists)
+
+
+def test_more_queries_than_a_block_and_more_keys_than_the_cache_holds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = cpu.BLOCK + 30, 9000
+    shapes = ((1, 2, queries, 16), (1, 2, keys, 16), (1, 2, keys, 8))
+    lists = torch.stack([torch.randperm(keys, generator=generator)[:20] for _ in range(queries)])[None].int()
+    lists[0, ::7, 13:] = -1
+    agrees([torch.randn(s, generator=generator) for s in shapes], lists)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_result_does_not_depend_on_the_threads(threads: int) -> None:
-    query, key, value, lists = problem()
+    *inputs, lists = problem()
+    leaves = [x.requires_grad_() for x in inputs]
+
+    def result() -> list[Tensor]:
+        out = listed_attention(leaves[0], leaves[1], leaves[2], lists, 0.3)
+        return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
     before = torch.get_num_threads()
-    once = listed_attention(query, key, value, lists, 0.3)
+    once = result()
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(listed_attention(query, key, value, lists, 0.3), once)
+        assert all(torch.equal(a, b) for a, b in zip(result(), once, strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+def test_without_gradients_the_result_is_the_same() -> None:
+    *inputs, lists = problem()
+    learning = listed_attention(inputs[0].requires_grad_(), inputs[1], inputs[2], lists, 0.3)
+    with torch.no_grad():
+        assert torch.equal(listed_attention(inputs[0], inputs[1], inputs[2], lists, 0.3), learning)
 
 
 def test_the_teacher_is_the_mean_of_the_heads_weights() -> None:

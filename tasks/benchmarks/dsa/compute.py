@@ -1,7 +1,7 @@
 """Held-out loss against training compute: dense MLA next to DSA, from the same network at the same length.
 
-Both go on from `long`, one row a step at an even learning rate. DSA pays for its indexer's warm-up first. Seconds are
-of this process's CPU, evaluations left out.
+Both go on from `long`, one row a step at an even learning rate. DSA pays for its indexer's warm-up first, a short
+one of the smaller indexer of params.yaml. Seconds are of this process's CPU, evaluations left out.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from model import Transformer
+from tasks.benchmarks.dsa.bench import SEED_STEP
 from tasks.benchmarks.dsa.flops import step_flops
 from tasks.benchmarks.dsa.meter import Meter
-from tasks.benchmarks.dsa.networks import SEED_STEP, Networks
+from tasks.benchmarks.dsa.networks import Networks
 from tasks.benchmarks.dsa.parts import Part
-from tasks.benchmarks.dsa.plan import rows, topks
+from tasks.benchmarks.dsa.plan import topks
 from tasks.benchmarks.dsa.scoring import mean_loss
 from tasks.benchmarks.dsa.selections import resized
 from tasks.training.data import Mode, Row
@@ -30,7 +31,7 @@ def curves(networks: Networks) -> dict[str, Any]:
     topk = topks(networks.length)[-1]
     found = {
         "dense": _curve(networks, networks.long, 0).result,
-        f"dsa-{topk}": _curve(networks, networks.warmed, topk).result,
+        f"dsa-{topk}": _curve(networks, networks.quick, topk).result,
     }
     return {name: _shifted(networks, result) for name, result in found.items()}
 
@@ -81,6 +82,6 @@ def _shifted(networks: Networks, result: Mapping[str, Any]) -> list[dict[str, fl
 
 def warmup_cost(networks: Networks) -> tuple[float, float]:
     """FLOPs and seconds of the indexer's warm-up."""
-    scale, config = networks.bench.plan.scale, networks.bench.model_config(networks.length)
-    batch = rows(scale.warmup_tokens, networks.length)
-    return scale.warmup_steps * step_flops(config, batch, networks.length, "warmup"), networks.warmed.result["seconds"]
+    phase, config = networks.bench.plan.quick_warmup(networks.length), networks.quick.network().config
+    each = step_flops(config, phase.batch, networks.length, "warmup")
+    return phase.steps * each, networks.quick.result["seconds"]

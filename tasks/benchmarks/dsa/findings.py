@@ -20,6 +20,7 @@ class Findings:
     plan: Plan
     results: Results
     warmed: dict[Case, dict[str, list[list[float]]]] = field(default_factory=dict)  # mass by step, [seed][layer]
+    raw: dict[Case, list[float]] = field(default_factory=dict)  # of the first seed, warmed up without the query norm
     retrieval_before: dict[str, list[float]] = field(default_factory=dict)  # after each round, by "seed, length"
     curves: Curves = field(default_factory=dict)
     curve_length: int = 0
@@ -46,6 +47,7 @@ class Findings:
             "seeds": self.results.seeds(case.length),
             "targets": [target.to_json() for target in self.targets[case]],
             "captured_mass_by_warmup_step": self.warmed[case],
+            "captured_mass_without_query_norm": self.raw.get(case),
             "arms": {arm: self._arm(case, arm) for arm in ARMS},
         }
 

@@ -1,9 +1,11 @@
 """The networks of one seed at one length. Each is trained once, from the one before it, and kept as a part.
 
 base      random weights, copying, text at short context (one for all lengths)
-long      base, dense at the full length until it retrieves
+long      base, dense at the full length until it retrieves; its indexers are new and of the evidence's size
 dense     long + the extra tokens, dense: the control
 warmed    long, indexer warm-up; every top-k starts from it
+raw       long, indexer warm-up on index queries whose latent is not normalised
+quick     long, a short warm-up of the smaller indexers of params.yaml: where the curve of a sparse training begins
 joint-k   warmed + the extra tokens, sparse
 window-k  long + the extra tokens through a sliding window
 tuned     dense, indexer warm-up: the network of `warmup_only`, whose backbone never saw a sparse selection
@@ -11,56 +13,23 @@ tuned     dense, indexer warm-up: the network of `warmup_only`, whose backbone n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from model import ModelConfig, Transformer
+from tasks.benchmarks.dsa.bench import SEED_STEP, Bench
 from tasks.benchmarks.dsa.mass import captured
-from tasks.benchmarks.dsa.material import Material, description
 from tasks.benchmarks.dsa.meter import Meter
-from tasks.benchmarks.dsa.parts import Part, Parts
-from tasks.benchmarks.dsa.plan import Plan, teaching_rows, topks
+from tasks.benchmarks.dsa.parts import Part
+from tasks.benchmarks.dsa.plan import topks
 from tasks.benchmarks.dsa.scoring import score
-from tasks.benchmarks.dsa.selections import Make, replaced, resized, window
+from tasks.benchmarks.dsa.selections import Make, fitted, raw_queries, replaced, resized, window
+from tasks.benchmarks.dsa.warmup import MOMENTUM, warm_up
 from tasks.training.data import Mode
-from tasks.training.loop import Report, Run, train
-from tasks.training.resume import ResumeState
+from tasks.training.loop import Report
 from tasks.training.schedule import Phase
-
-NEVER = 1 << 62  # a part is trained whole or again
-SEED_STEP = 1_000  # between the data of two phases of one seed
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all networks share."""
-
-    plan: Plan
-    material: Material
-    parts: Parts
-
-    def model_config(self, length: int) -> ModelConfig:
-        """The configured network for rows of this length, without its MTP layer, which no arm's selection concerns."""
-        config = self.plan.config.model_config()
-        longest, teaching = max(length, config.max_position_embeddings), teaching_rows(length)
-        return replace(config, num_nextn_predict_layers=0, max_position_embeddings=longest, indexer_loss_rows=teaching)
-
-    def definition(self, **values: Any) -> dict[str, Any]:
-        """Of a part: the corpus, and what is given."""
-        return {"corpus": self.material.fingerprint, "heldout": description(), **values}
-
-    def train(self, transformer: Transformer, phases: Sequence[Phase], seed: int, report: Report | None = None) -> int:
-        """Runs the phases; returns the steps that were made."""
-        length, name = phases[-1].context, "evidence-dsa"
-        state = ResumeState(name, {}, self.parts.root / "state")  # never written: a part is trained whole
-        sources = self.material.sources(length)
-        return len(train(transformer, Run(name, phases, sources, seed, state, report or _silent, save_every=NEVER)))
-
-
-def _silent(step: int, metrics: Mapping[str, float]) -> None:
-    """Reports nothing; the loop prints its own lines."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +44,7 @@ class Networks:
     def base(self) -> Part:
         """Copying and text at short context."""
         phases = self.bench.plan.base()
-        config = self.bench.model_config(phases[-1].context)
+        config = self.bench.configured(phases[-1].context)
         definition = self.bench.definition(seed=self.seed, model=config.to_hugging_face(), phases=_plain(*phases))
 
         def work() -> tuple[Transformer, Mapping[str, Any]]:
@@ -117,6 +86,18 @@ class Networks:
         """The indexer's warm-up on the control, which had its extra tokens dense."""
         return self._warm_up("tuned", self.dense)
 
+    @cached_property
+    def raw(self) -> Part:
+        """The indexer's warm-up with queries of the latent before its norm."""
+        return self._warm_up("raw", self.long, make=raw_queries)
+
+    @cached_property
+    def quick(self) -> Part:
+        """A short warm-up of smaller indexers, of which few rows teach: the cheap way into sparse training."""
+        plan = self.bench.plan
+        small = self.bench.configured(self.length, indexer_loss_rows=min(self.length, plan.scale.curve_rows))
+        return self._warm_up("quick", self.long, plan.quick_warmup(self.length), small)
+
     def joint(self, topk: int) -> Part:
         """Sparse training of backbone and indexer, from the warmed-up indexer."""
         return self._sparse(f"joint-{topk}", self.warmed, topk, None)
@@ -127,7 +108,7 @@ class Networks:
 
     def _sparse(self, name: str, start: Part, topk: int, make: Make | None) -> Part:
         phase = self.bench.plan.extra(self.length, "sparse")
-        config = replace(self.bench.model_config(self.length), index_topk=topk)
+        config = self.bench.model_config(self.length, index_topk=topk)
 
         def work(transformer: Transformer) -> Mapping[str, Any]:
             with replaced(transformer, make):
@@ -135,9 +116,17 @@ class Networks:
 
         return self._grown(name, start, phase, work, config, {"selection": make.__name__ if make else "indexer"})
 
-    def _warm_up(self, name: str, start: Part) -> Part:
-        phase, scale = self.bench.plan.warmup(self.length), self.bench.plan.scale
-        marks = {scale.warmup_steps // 4, scale.warmup_steps // 2, scale.warmup_steps}
+    def _warm_up(
+        self,
+        name: str,
+        start: Part,
+        phase: Phase | None = None,
+        config: ModelConfig | None = None,
+        make: Make | None = None,
+    ) -> Part:
+        phase = phase or self.bench.plan.warmup(self.length)
+        marks = {phase.steps // 4, phase.steps // 2, phase.steps}
+        rule = {"mass_tokens": self.bench.plan.scale.mass_tokens, "momentum": MOMENTUM}
 
         def work(transformer: Transformer) -> Mapping[str, Any]:
             found, meter = dict[str, Any](), Meter()
@@ -145,12 +134,15 @@ class Networks:
             def report(step: int, metrics: Mapping[str, float]) -> None:
                 with meter.paused():
                     if step in marks:
-                        found[str(step)] = self._masses_by_topk(transformer)
+                        found[str(step)] = self._masses_by_topk(transformer, make)
 
-            self._run(transformer, phase, 8, report)
+            seed = self.seed * SEED_STEP + 8
+            with replaced(transformer, make):
+                warm_up(transformer, phase, self.bench.material.sources(self.length), seed, report)
             return {"masses": found, "seconds": round(meter.seconds, 2)}
 
-        return self._grown(name, start, phase, work, None, {"mass_tokens": scale.mass_tokens})
+        queries = {"selection": make.__name__} if make else {}
+        return self._grown(name, start, phase, work, config, rule | queries)
 
     def _grown(
         self,
@@ -161,7 +153,7 @@ class Networks:
         config: ModelConfig | None = None,
         rule: Mapping[str, Any] | None = None,
     ) -> Part:
-        """A part that starts from the network of another, resized to `config` where that is given."""
+        """A part that starts from the network of another, fitted to `config` where that is given."""
         sizes = config.to_hugging_face() if config else None
         definition = self.bench.definition(
             seed=self.seed, start=start.key, model=sizes, phases=_plain(phase), rule=rule or {}
@@ -169,7 +161,7 @@ class Networks:
 
         def trained() -> tuple[Transformer, Mapping[str, Any]]:
             transformer = start.network()
-            grown = resized(transformer, **asdict(config)) if config else transformer
+            grown = fitted(transformer, config, self.seed) if config else transformer
             return grown, work(grown)
 
         return self.bench.parts.trained(f"seed-{self.seed}/length-{self.length}/{name}", definition, trained)
@@ -186,8 +178,12 @@ class Networks:
         documents = self.bench.material.documents(self.bench.plan.scale.mass_tokens, self.length)
         return [asdict(mass) for mass in captured(transformer, [d.row for d in documents], mode)]
 
-    def _masses_by_topk(self, transformer: Transformer) -> dict[str, Any]:
-        return {str(topk): self.masses(resized(transformer, index_topk=topk)) for topk in topks(self.length)}
+    def _masses_by_topk(self, transformer: Transformer, make: Make | None) -> dict[str, Any]:
+        found = {}
+        for topk in topks(self.length):
+            with replaced(resized(transformer, index_topk=topk), make) as copy:
+                found[str(topk)] = self.masses(copy)
+        return found
 
     def _retrieval(self, transformer: Transformer) -> float:
         documents = self.bench.material.documents(self.bench.plan.scale.document_tokens // 4, self.length)

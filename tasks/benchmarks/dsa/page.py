@@ -31,7 +31,7 @@ def _text(findings: Findings) -> str:
         "## Attention mass captured": f"{prose.MASS}![captured mass by layer](dsa-mass.png)\n\n{_masses(findings)}",
         "## Held-out loss": _losses(findings.results),
         "## Retrieval by distance": _retrieval(findings.results),
-        "## What a mistake costs": tables.mistakes(findings.results) + prose.MISTAKES,
+        "## What a mistake costs": _mistakes(findings),
     }
     if findings.curves:
         sections[f"## Loss against training compute, length {findings.curve_length}"] = _compute(findings)
@@ -53,8 +53,13 @@ def _retrieval(results: Results) -> str:
     return f"{prose.RETRIEVAL}![accuracy by distance](dsa-retrieval.png)\n\n{found}"
 
 
+def _mistakes(findings: Findings) -> str:
+    raw = tables.raw_warmup(findings.warmed, findings.raw)
+    return f"{tables.mistakes(findings.results)}{prose.MISTAKES}{raw}"
+
+
 def _compute(findings: Findings) -> str:
-    parts = [prose.CURVES, "![loss against compute](dsa-compute.png)\n\n"]
+    parts = [prose.CURVES, prose.quick(findings.plan), "![loss against compute](dsa-compute.png)\n\n"]
     for unit, name in (("flops", "FLOPs"), ("seconds", "CPU seconds")):
         for free in (False, True):
             parts.append(f"### By {name}, warm-up {'not charged' if free else 'charged'}\n\n")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.benchmarks.dsa.arms import ARMS, CONTROL
 from tasks.benchmarks.dsa.findings import Curves, Findings
-from tasks.benchmarks.dsa.plan import rows, teaching_rows
+from tasks.benchmarks.dsa.plan import INDEXER, TEACHING_LEAST, TEACHING_SHARE, Plan, rows
 from tasks.benchmarks.dsa.results import Case, Target
 from tasks.benchmarks.dsa.tables import loss_at, shifted, title
 
@@ -39,16 +39,27 @@ RETRIEVAL = (
 )
 MISTAKES = (
     "Index scores grow in proportion to a query, so the size that the RMSNorm takes away cannot change which keys a "
-    "trained indexer ranks first; without the norm only the gains it learned for each dimension are missing. What its "
-    "absence would cost in training, where the size does change the softmax, is not measured here.\n"
+    "trained indexer ranks first; without the norm only the gains it learned for each dimension are missing. In "
+    "training the size does change the softmax: the table has the attention mass that the first seed's indexer "
+    "captures when it had such queries throughout its warm-up, of as many steps and the same tokens.\n\n"
 )
 CURVES = (
-    "All curves go on from the same network, one row a step on the same data at an even learning rate. DSA's begin "
-    "when its indexer has warmed up, and are charged for that (dotted: as if it had been free, as it nearly is in a "
-    "long training). Seconds are of the CPU; FLOPs are those of matrix products, counted by "
-    "`tasks/benchmarks/dsa/flops.py`: the trained part three times its forward pass, the selection once, the rows that "
-    "teach the indexer as often as they are computed.\n\n"
+    "All curves go on from the same network, one row a step on the same data at an even learning rate. DSA has the "
+    "smaller indexer of `params.yaml` here, since one as large as above costs more at this width than the attention it "
+    "saves; its curve begins when that has had a warm-up of its own, shorter than the one above, and is charged for it "
+    "(dotted: as if it had been free, as it nearly is in a long training). Seconds are of the CPU; FLOPs are those of "
+    "matrix products, counted by `tasks/benchmarks/dsa/flops.py`: the trained part three times its forward pass, the "
+    "selection once, the rows that teach the indexer as often as they are computed.\n\n"
 )
+
+
+def quick(plan: Plan) -> str:
+    """What the curve's warm-up is."""
+    scale = plan.scale
+    return (
+        f"That warm-up is {scale.curve_warmup_steps} steps of one row; there and in the sparse training behind it "
+        f"{scale.curve_rows} query rows teach.\n\n"
+    )
 
 
 def introduction(findings: Findings) -> str:
@@ -60,7 +71,8 @@ def _origin(findings: Findings) -> str:
     seeds = "; ".join(f"length {n}: {_listed(findings.results.seeds(n))}" for n in findings.lengths)
     return (
         f"Written by `make evidence-dsa`; all parts together took {findings.cpu_seconds / 60:.0f} minutes of CPU. "
-        f"Seeds: {seeds}. The network is that of `params.yaml` without its MTP layer, which no selection concerns."
+        f"Seeds: {seeds}. The network is that of `params.yaml` without its MTP layer, which no selection concerns, "
+        f"and with a larger indexer: {INDEXER['index_n_heads']} heads of {INDEXER['index_head_dim']} dimensions."
     )
 
 
@@ -74,7 +86,8 @@ def _training(findings: Findings) -> str:
         f"length): {bases}. Every arm then gets the same {scale.extra_steps} steps of "
         f"{rows(scale.extra_tokens, length)} x {length} tokens, or as many in fewer rows at greater lengths: the same "
         f"data in the same order. Indexer warm-up is {scale.warmup_steps} steps of {scale.warmup_tokens} tokens beside "
-        f"that, {teaching_rows(length)} query rows of a sequence teaching; it leaves the backbone bit for bit as it is."
+        f"that, with Muon on the indexer's matrices; one query row in {TEACHING_SHARE} of a sequence teaches, at least "
+        f"{TEACHING_LEAST}. It leaves the backbone bit for bit as it is."
     )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import Transformer
+from model import ModelConfig, Transformer
 from model.attention import Attention
-from model.indexer import Indexer
+from model.indexer import Indexer, IndexInputs
 
 Make = Callable[[int, Attention], nn.Module]  # of a layer's number and its attention
 
@@ -72,11 +72,11 @@ class RawQueries(Indexer):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__(attention.config)
-        self.latent = attention.q_a_proj
+        self.latent = attention.q_a_proj.forward  # a function: the projection stays the attention's alone
 
-    def forward(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> Tensor:
-        """Unmasked index scores [B, T, S]; `q_latent`, the normalised one, is ignored."""
-        return super().forward(query_hidden, self.latent(query_hidden), query_rope, keys)
+    def inputs(self, query_hidden: Tensor, q_latent: Tensor, query_rope: Tensor, keys: Tensor) -> IndexInputs:
+        """What scores are made of; `q_latent`, the normalised one, is ignored."""
+        return super().inputs(query_hidden, self.latent(query_hidden), query_rope, keys)
 
 
 def window(layer: int, attention: Attention) -> nn.Module:
@@ -97,9 +97,10 @@ def half_split_rope(layer: int, attention: Attention) -> nn.Module:
 
 
 def raw_queries(layer: int, attention: Attention) -> nn.Module:
-    """The layer's own indexer without the norm in front of its queries."""
+    """The layer's own indexer without the norm in front of its queries: what learns there, learns in the layer's."""
     wrong = RawQueries(attention)
-    wrong.load_state_dict(_indexer(attention).state_dict(), strict=False)  # all but the latent's, which is shared
+    for name, part in _indexer(attention).named_children():
+        setattr(wrong, name, part)
     return wrong
 
 
@@ -127,6 +128,16 @@ def resized(transformer: Transformer, **changes: Any) -> Transformer:
     """A copy of the network under a configuration with these changes, which must leave every weight its shape."""
     copy = Transformer(replace(transformer.config, **changes))
     copy.load_state_dict(transformer.state_dict())
+    return copy
+
+
+def fitted(transformer: Transformer, config: ModelConfig, seed: int) -> Transformer:
+    """A copy under `config`. Indexers of another size are new, as `init_weights(seed)` makes them; the rest is kept."""
+    copy, weights = Transformer(config), transformer.state_dict()
+    copy.init_weights(seed)
+    sizes = [(c.index_n_heads, c.index_head_dim) for c in (transformer.config, config)]
+    kept = {n: v for n, v in weights.items() if sizes[0] == sizes[1] or ".indexer." not in n}
+    copy.load_state_dict({**copy.state_dict(), **kept})
     return copy
 
 

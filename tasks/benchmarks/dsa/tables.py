@@ -103,6 +103,16 @@ def mistakes(results: Results) -> str:
     return table(["length, keys selected", "arm", "held-out loss / control's", "retrieval, worst distance"], rows)
 
 
+def raw_warmup(warmed: Mapping[Case, Mapping[str, Sequence[Sequence[float]]]], raw: Mapping[Case, list[float]]) -> str:
+    """Mass captured when the first seed's warm-up ended, with the query norm and without it."""
+    rows = []
+    for case, masses in raw.items():
+        pairs = {"warmed up": list(warmed[case].values())[-1][0], "warmed up without the query norm": masses}
+        for name, found in pairs.items():
+            rows.append([title(case), name, *(f"{value:.4f}" for value in mean_and_worst([found]))])
+    return table(["length, keys selected", "indexer", "mass captured, mean", "worst layer"], rows)
+
+
 def curves(found: Mapping[str, Sequence[Mapping[str, float]]], unit: str, free_warmup: bool) -> str:
     """Loss of every curve at even shares of the compute that all of them reached."""
     moved = {name: shifted(points) if free_warmup else points for name, points in found.items()}

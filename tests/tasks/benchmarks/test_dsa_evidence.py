@@ -13,8 +13,9 @@ import torch
 from model import Transformer
 from tasks.benchmarks import dsa_evidence
 from tasks.benchmarks.dsa.arms import ARMS
+from tasks.benchmarks.dsa.bench import Bench
 from tasks.benchmarks.dsa.material import Material
-from tasks.benchmarks.dsa.networks import Bench, Networks
+from tasks.benchmarks.dsa.networks import Networks
 from tasks.benchmarks.dsa.parts import Parts
 from tasks.benchmarks.dsa.plan import Plan, Scale
 from tasks.config import load_config
@@ -80,6 +81,7 @@ def test_every_arm_is_reported_and_the_control_is_one(workplace: Path) -> None:
 def test_the_page_shows_every_section_and_picture(workplace: Path) -> None:
     page = (workplace / "docs/dsa.md").read_text()
     assert all(arm.title in page for arm in ARMS.values())
+    assert "warmed up without the query norm" in page
     for name in ("dsa-mass.png", "dsa-loss.png", "dsa-retrieval.png", "dsa-compute.png"):
         assert f"({name})" in page
         assert (workplace / "docs" / name).stat().st_size > 5_000
@@ -95,6 +97,9 @@ def test_warm_up_only_leaves_the_backbone_and_the_control_the_indexer(networks: 
     assert equal(state(warmed, indexer=False), state(long, indexer=False))
     assert not equal(state(warmed, indexer=True), state(long, indexer=True))
     assert equal(state(networks.tuned.network(), indexer=False), state(dense, indexer=False))
+    raw = networks.raw.network()
+    assert equal(state(raw, indexer=False), state(long, indexer=False))
+    assert not equal(state(raw, indexer=True), state(warmed, indexer=True))
 
 
 def test_joint_moves_both_and_a_window_only_the_backbone(networks: Networks) -> None:
@@ -113,7 +118,7 @@ def test_sparse_curves_are_charged_for_the_warm_up(workplace: Path, networks: Ne
     assert curves["dense"][0]["flops"] == 0
     start = curves["dsa-6"][0]
     assert start["flops"] > curves["dense"][1]["flops"]
-    assert start["seconds"] == pytest.approx(networks.warmed.result["seconds"])
+    assert start["seconds"] == pytest.approx(networks.quick.result["seconds"])
     assert len({point["loss"] for name in curves for point in curves[name]}) == 7
 
 

@@ -41,6 +41,11 @@ def test_the_metrics_hold_every_case_and_what_was_compared(tmp_path: Path, monke
         assert found[name]["ratio"] == pytest.approx(found[name]["ours"] / found[name]["transformers"], rel=0.01)
         assert found[name]["ratio_spread"][0] <= found[name]["ratio"] * 1.01
         assert len(found[name]["seconds"]["ours"]) == 2
+    trained = found["train"]
+    best = max(trained["transformers"], trained["transformers_bf16"])
+    assert trained["ratio_bf16"] == pytest.approx(trained["ours_bf16"] / best, rel=0.01)
+    assert trained["gain_bf16"] == pytest.approx(trained["ours_bf16"] / trained["ours"], rel=0.01)
+    assert "ours_bf16" not in found["decode"]
     assert found["agreement"]["relative_error"] <= 1e-5
     assert found["setting"]["threads"] == 1
 
@@ -51,11 +56,26 @@ def test_both_train_the_same_parameters_on_the_same_loss() -> None:
     ours = Transformer(TINY)
     ours.init_weights(0)
     theirs = model_speed.their_copy(ours)
-    for work in model_speed.training_works(ours, theirs, Case(2, TINY.index_topk)):
-        work()
+    works = model_speed.training_works(ours, theirs, Case(2, TINY.index_topk))
+    for name in ("ours", "transformers"):
+        works[name]()
     moved = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         assert torch.allclose(parameter, moved[name], atol=2e-5), name  # a fifth of Adam's first step
+
+
+def test_a_step_in_bfloat16_is_another_one_and_close() -> None:
+    from model import Transformer
+
+    def stepped(name: str) -> dict[str, torch.Tensor]:
+        network = Transformer(TINY)
+        network.init_weights(1)  # with seed 0 rounding sends a token to another expert
+        model_speed.training_works(network, model_speed.their_copy(network), Case(2, TINY.index_topk))[name]()
+        return {key: p.grad for key, p in network.named_parameters() if p.grad is not None}
+
+    plain, rounded = stepped("ours"), stepped("ours_bf16")
+    errors = [float((rounded[key] - plain[key]).norm() / plain[key].norm()) for key in plain]
+    assert 1e-4 < sum(errors) / len(errors) < 0.02
 
 
 def test_networks_that_differ_are_not_compared() -> None:

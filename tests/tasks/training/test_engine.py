@@ -35,13 +35,23 @@ def frozen_router_loss(part: Batch) -> LossFunction:
         OptimizerSettings(),
         OptimizerSettings(name="adamw", zero_stage=2),
         OptimizerSettings(dtype="bfloat16"),
+        OptimizerSettings(name="adamw", zero_stage=1, dtype="bfloat16"),
+        OptimizerSettings(name="adamw", zero_stage=3, dtype="bfloat16"),
     ],
-    ids=["muon", "zero2", "bfloat16"],
+    ids=["muon", "zero2", "bfloat16", "zero1-bfloat16", "zero3-bfloat16"],
 )
 def test_loss_falls(settings: OptimizerSettings) -> None:
     trainer = Trainer(tiny.transformer(), settings)
     losses = [trainer.step(batch_loss(batch(), "dense"))["loss"] for _ in range(12)]
     assert losses[-1] < losses[0] - 0.2
+
+
+def test_ranks_exchange_rounded_what_products_round_and_no_more() -> None:
+    transformer = tiny.transformer()
+    Trainer(transformer, OptimizerSettings(name="adamw", zero_stage=1, dtype="bfloat16"))
+    rounded = {name for name, p in transformer.named_parameters() if getattr(p, "comm_dtype", None) is torch.bfloat16}
+    assert "model.layers.0.self_attn.o_proj.weight" in rounded
+    assert not any(".indexer." in name or "norm" in name or ".gate.weight" in name for name in rounded)
 
 
 def test_accumulated_gradients_equal_those_of_one_batch() -> None:

@@ -37,7 +37,7 @@ def test_the_curves_differ_in_mode_and_steps() -> None:
 def test_sizes_follow_the_length() -> None:
     assert topks(4096) == (512, 256)
     assert [rows(8192, length) for length in (1024, 4096, 16384)] == [8, 2, 1]
-    assert [teaching_rows(length) for length in (96, 1024, 4096)] == [96, 256, 512]
+    assert [teaching_rows(length) for length in (96, 1024, 4096)] == [96, 128, 256]
 
 
 def test_the_trial_has_every_field_of_the_full_scale_but_less_of_it() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from model import Transformer
 from model.attention import SELECTION_BLOCK
 from tasks.benchmarks.dsa.selections import (
     HalfSplitRope,
     RandomChoice,
+    fitted,
     half_split_rope,
     random_choice,
     raw_queries,
@@ -112,3 +116,28 @@ def test_a_resized_copy_selects_fewer_keys_with_equal_weights() -> None:
     with torch.no_grad():
         next(smaller.parameters()).add_(1.0)
     assert not torch.equal(next(network.parameters()), next(smaller.parameters()))
+
+
+def test_what_learns_without_the_norm_learns_in_the_layers_own_indexer() -> None:
+    network = tiny.transformer()
+    names = set(network.state_dict())
+    with replaced(network, raw_queries):
+        assert set(network.state_dict()) == names
+        with torch.no_grad():
+            network.model.layers[0].self_attn.indexer.wk.weight.fill_(2.0)  # type: ignore[union-attr]
+    assert bool((network.state_dict()["model.layers.0.self_attn.indexer.wk.weight"] == 2.0).all())
+
+
+def test_indexers_of_another_size_are_as_initialised_and_the_rest_is_kept() -> None:
+    network = tiny.transformer()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    larger = replace(network.config, index_n_heads=2 * network.config.index_n_heads)
+    initial = Transformer(larger)
+    initial.init_weights(3)
+    same, grown = (fitted(network, config, 3).state_dict() for config in (network.config, larger))
+    assert all(torch.equal(value, same[name]) for name, value in network.state_dict().items())
+    for name, value in grown.items():
+        wanted = initial if ".indexer." in name else network
+        assert torch.equal(value, wanted.state_dict()[name])
