@@ -25,4 +25,4 @@ def grouped_experts(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor
 
 def _is_aligned(matrices: Tensor) -> bool:
     """Whether every row begins at a multiple of 16 bytes, as grouped products need it."""
-    return matrices.shape[2] * matrices.element_size() % 16 == 0
+    return bool(matrices.shape[2] * matrices.element_size() % 16 == 0)

@@ -93,7 +93,7 @@ def _programs(device: torch.device) -> int:
     """How many programs share the rows of the backward pass."""
     if device.type != "cuda":
         return PROGRAMS_PER_PROCESSOR
-    return PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS_PER_PROCESSOR * int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 _COMMON = {"x": "*bf16", "weight": "*bf16", "scale": "*fp32", "rows": "i32", "stride": "i32"}

@@ -173,5 +173,7 @@ def test_gpu_and_cpu_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda x: True)
     for found, wanted in zip(results(), on_cpu, strict=True):
         assert relative_error(found, wanted) <= TOLERANCE
-    monkeypatch.setattr(operator, "grouped_experts", None)  # rows that are not a multiple of 16 bytes take the other path
+    monkeypatch.setattr(
+        operator, "grouped_experts", None
+    )  # rows that are not a multiple of 16 bytes take the other path
     grouped_experts(p.x, p.experts, p.weights, p.gate_up[:, :38], p.down[..., :19])
