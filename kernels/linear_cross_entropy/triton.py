@@ -118,8 +118,9 @@ class _Gradients:
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows and their logits in fp32; the memory of the logits is used again for the next rows."""
     count, vocabulary = hidden.shape[0], weight.shape[0]
-    step = min(count, max(1, LOGIT_BYTES // (4 * vocabulary)))
+    step = max(1, LOGIT_BYTES // (4 * vocabulary))
     step -= step % 128 if step > 128 else 0  # whole tiles of the products
+    step = min(step, count)
     buffer = hidden.new_empty(step, vocabulary, dtype=torch.float32)
     for first in range(0, count, max(step, 1)):
         rows = slice(first, min(first + step, count))

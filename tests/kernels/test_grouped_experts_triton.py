@@ -177,3 +177,14 @@ def test_gpu_and_cpu_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         operator, "grouped_experts", None
     )  # rows that are not a multiple of 16 bytes take the other path
     grouped_experts(p.x, p.experts, p.weights, p.gate_up[:, :38], p.down[..., :19])
+
+
+def test_grouped_products_of_bfloat16_take_these_layouts() -> None:
+    """PyTorch's checks of types, strides and alignment, on tensors without content."""
+    shapes = {"x": (24, 64), "weights": (24, 2), "gate_up": (6, 64, 64), "down": (6, 64, 32)}
+    p = {name: torch.empty(shape, device="meta", dtype=torch.bfloat16) for name, shape in shapes.items()}
+    experts = torch.empty(24, 2, device="meta", dtype=torch.int64)
+    out, *kept = grouped.forward(p["x"], experts, p["weights"], p["gate_up"], p["down"])
+    found = grouped.backward(*p.values(), *kept, torch.empty_like(p["x"]))
+    assert (out.shape, out.dtype) == ((24, 64), torch.bfloat16)
+    assert [(g.shape, g.dtype) for g in found] == [(t.shape, t.dtype) for t in p.values()]

@@ -104,6 +104,7 @@ def test_whole_tiles_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "LOGIT_BYTES", 300 * 4 * 2)
     sizes = [rows.stop - rows.start for rows, _ in triton._chunks(torch.zeros(600, 1), torch.zeros(2, 1))]
     assert sizes == [256, 256, 88]
+    assert [rows for rows, _ in triton._chunks(torch.zeros(299, 1), torch.zeros(1, 1))] == [slice(0, 299)]
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e3])
@@ -190,3 +191,14 @@ def test_wrong_shapes_are_refused() -> None:
         linear_cross_entropy(p.hidden, p.weight.double(), p.targets)
     with pytest.raises(ValueError, match="one weight a row"):
         weighted_cross_entropy(p.hidden, p.weight, p.targets, p.grads[:2])
+
+
+def test_products_of_bfloat16_are_summed_in_fp32() -> None:
+    """PyTorch's checks of types and shapes, on tensors without content."""
+    hidden, weight = (torch.empty(n, 64, device="meta", dtype=torch.bfloat16) for n in (300, 1000))
+    sums = triton._Gradients(hidden, weight)
+    for rows, logits in triton._chunks(hidden, weight):
+        assert (logits.shape, logits.dtype) == ((300, 1000), torch.float32)
+        sums.add(rows, logits.to(weight.dtype))
+    assert (sums.of_hidden.shape, sums.of_hidden.dtype) == (hidden.shape, torch.bfloat16)
+    assert (sums.of_weight.shape, sums.of_weight.dtype) == (weight.shape, torch.float32)
