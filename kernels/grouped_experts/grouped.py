@@ -10,6 +10,8 @@ been reported to hold anything but zeros (PyTorch issue 172439), so it is cleare
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,7 +61,8 @@ def _sum_choices(rows: Tensor, order: Tensor, choices: int) -> Tensor:
     return rows.index_select(0, slot).view(-1, choices, rows.shape[1]).sum(1)
 
 
-def _gates(wide: Tensor):  # type: ignore[no-untyped-def]  # a module
+def _gates(wide: Tensor) -> ModuleType:
+    """The module whose functions stand between the products."""
     if not launch.runs(wide):
         return gates
     from kernels.grouped_experts import triton
