@@ -1,11 +1,11 @@
-"""Routed experts as grouped matrix products: four launches each way, nothing padded, and no number waited for.
+"""Routed experts as grouped matrix products: two forward, four back, nothing padded, and no number waited for.
 
-The products are `torch.nn.functional.grouped_mm`: CUTLASS kernels on Hopper and Blackwell in bfloat16, and a loop over
-the experts elsewhere, which waits for the sizes of the groups on a GPU but lets all of this run, and be tested, on a
-CPU too; a kernel of ours could do no better than CUTLASS and would be one more to keep. The ends of the groups stay on
-the device. Every operand's contiguous dimension is one of the model's, never one of the groups, so that groups need no
-alignment; the model's widths must be multiples of 16 bytes. On Blackwell the gradient of an expert without a row has
-been reported to hold anything but zeros (PyTorch issue 172439), so it is cleared here.
+The products are `torch.nn.functional.grouped_mm`: CUTLASS kernels on Hopper and Blackwell in bfloat16. Elsewhere it is
+a loop over the experts, which makes the host wait for the sizes of the groups of a GPU, but lets all of this run, and
+be tested, on a CPU too; a kernel of ours would be one more to keep, and only a GPU could show it to be faster. The ends
+of the groups stay on the device. Every operand's contiguous dimension is one of the model's, never one of the groups,
+so that groups need no alignment; the model's widths must be multiples of 16 bytes. On Blackwell the gradient of an
+expert without a row has been reported to hold anything but zeros (PyTorch issue 172439), so it is cleared here.
 """
 
 from __future__ import annotations
