@@ -70,5 +70,6 @@ class MoE(nn.Module):
         flat = x.flatten(0, 1)
         experts, weights = self.gate(flat)
         routed = self.experts(flat, experts, weights)
-        load = torch.bincount(experts.flatten(), minlength=self.gate.config.n_routed_experts)
+        chosen = experts.flatten()  # not for bincount, which makes the host wait for a GPU
+        load = chosen.new_zeros(self.gate.config.n_routed_experts).scatter_add_(0, chosen, torch.ones_like(chosen))
         return routed.view_as(x) + self.shared_experts(x), load

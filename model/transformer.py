@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.linear_cross_entropy import linear_cross_entropy, weighted_cross_entropy
 from kernels.rope import rope_table
 from model.attention import AttentionContext
 from model.config import ModelConfig
@@ -91,7 +91,7 @@ class Transformer(nn.Module):
         """log p(token t | tokens before it in its document): [B, T] fp32, 0.0 for the first token of a document."""
         context = self._context(token_ids, document_ids, mode, teach=False)
         hidden = self.model(token_ids, context).hidden
-        nll = self._next_token_loss(hidden, token_ids, ahead=1)
+        nll = self._next_token_loss(hidden, token_ids)
         return torch.where(context.packing.has_context, -nll.roll(1, 1), 0.0)
 
     @torch.no_grad()
@@ -129,9 +129,9 @@ class Transformer(nn.Module):
         """False once the indexers are frozen (as in reinforcement learning); their loss is then not computed."""
         return any(p.requires_grad for name, p in self.named_parameters() if ".indexer." in name)
 
-    def _next_token_loss(self, hidden: Tensor, token_ids: Tensor, ahead: int) -> Tensor:
-        """[B, T]: at t the loss of token t + ahead; the last `ahead` columns are meaningless."""
-        targets = token_ids.roll(-ahead, 1)
+    def _next_token_loss(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """[B, T]: at t the loss of token t + 1; the last column is meaningless."""
+        targets = token_ids.roll(-1, 1)
         nll = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
         return nll.view_as(token_ids)
 
@@ -139,8 +139,9 @@ class Transformer(nn.Module):
         self, hidden: Tensor, token_ids: Tensor, loss_weights: Tensor, packing: Packing, ahead: int
     ) -> Tensor:
         usable = torch.where(packing.positions >= ahead, loss_weights, 0.0).roll(-ahead, 1)
-        nll = self._next_token_loss(hidden, token_ids, ahead)
-        return (nll * usable).sum() / usable.sum().clamp(min=1e-9)
+        targets = token_ids.roll(-ahead, 1).flatten()
+        total = weighted_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets, usable.flatten())
+        return total / usable.sum().clamp(min=1e-9)
 
     def _mtp_loss(
         self, stack: StackOutput, token_ids: Tensor, loss_weights: Tensor, context: AttentionContext

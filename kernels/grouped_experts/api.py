@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from kernels.grouped_experts import bfloat16, reference
+from kernels import launch
+from kernels.grouped_experts import bfloat16, operator, reference
 from kernels.precision import exact, rounds
 
 
@@ -17,6 +18,22 @@ def grouped_experts(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor
             f"grouped_experts got x {tuple(x.shape)}, experts {tuple(experts.shape)}, weights {tuple(weights.shape)} "
             f"and gate_up {tuple(gate_up.shape)}, which do not belong together."
         )
+    if launch.on_gpu(x) and _is_aligned(gate_up) and _is_aligned(down):
+        return _on_gpu(x, experts, weights, gate_up, down)
     chosen = bfloat16 if rounds(x) else reference
     with exact(x):
         return chosen.grouped_experts(x, experts, weights.to(x.dtype), gate_up, down)
+
+
+def _on_gpu(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Under autocast to bfloat16 the operands are rounded outside the operator, which makes the gradients fit."""
+    inputs = (x, gate_up, down)
+    inputs = tuple(t.bfloat16() for t in inputs) if rounds(x) else inputs
+    with exact(x):
+        out, *_ = operator.grouped_experts(inputs[0], experts, weights, *inputs[1:])
+    return out
+
+
+def _is_aligned(matrices: Tensor) -> bool:
+    """Whether every row begins at a multiple of 16 bytes, as grouped products need it."""
+    return bool(matrices.shape[2] * matrices.element_size() % 16 == 0)

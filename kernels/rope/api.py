@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from kernels.rope import reference
+from kernels import launch
+from kernels.rope import operator, reference
 
 
 def rope_table(positions: Tensor, dim: int, theta: float) -> Tensor:
@@ -16,4 +17,7 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     """Rotates every dimension of x [..., dim] by table [..., dim/2], computed in fp32, returned in x's dtype."""
     if x.shape[-1] != 2 * table.shape[-1]:
         raise ValueError(f"apply_rope got {x.shape[-1]} dimensions but a table for {2 * table.shape[-1]}.")
+    if launch.on_gpu(x):
+        out: Tensor = operator.rotate(x, table, False)
+        return out
     return reference.apply_rope(x, table)
