@@ -27,10 +27,10 @@ def grouped_experts(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor
 
 def _on_gpu(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """Under autocast to bfloat16 the operands are rounded outside the operator, which makes the gradients fit."""
-    inputs = (x, gate_up, down)
-    inputs = tuple(t.bfloat16() for t in inputs) if rounds(x) else inputs
+    if rounds(x):
+        x, gate_up, down = x.bfloat16(), gate_up.bfloat16(), down.bfloat16()
     with exact(x):
-        out, *_ = operator.grouped_experts(inputs[0], experts, weights, *inputs[1:])
+        out, *_ = operator.grouped_experts(x, experts, weights, gate_up, down)
     return out
 
 

@@ -48,15 +48,18 @@ def weighted_cross_entropy(
 
 
 def _rounded(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What the products take: under autocast to bfloat16 both rounded, else both in the weight's type."""
-    dtype = torch.bfloat16 if rounds(weight) else weight.dtype
-    return hidden.to(dtype), weight.to(dtype)
+    """What the products take: under autocast to bfloat16 both rounded."""
+    return (hidden.bfloat16(), weight.bfloat16()) if rounds(weight) else (hidden, weight)
 
 
 def _check(name: str, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"{name} got hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}, but needs [N, D] and [V, D]."
+        )
+    if hidden.dtype != weight.dtype and not rounds(weight):
+        raise ValueError(
+            f"{name} got hidden of {hidden.dtype} and weight of {weight.dtype}, but needs one type without autocast."
         )
     if not hidden.shape[:1] == targets.shape == weights.shape:
         raise ValueError(
