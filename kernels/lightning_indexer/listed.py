@@ -139,7 +139,8 @@ def listed_loss(
     sizes = tokens, key.shape[1], dim**-0.5
     score = query.new_empty(index.shape, dtype=torch.float32)
     _scores[grid](query, key, weights, index, score, *sizes, **common, **SCORES, num_warps=8)
-    teacher = listed_teacher(*(x.contiguous() for x in attention), index, scale)
+    of_query, latent, lse = (x.contiguous() for x in attention)
+    teacher = listed_teacher(of_query, latent, lse, index, scale)
     loss = divergence(score, teacher, batch * tokens).mean()
     if not learns:
         return (loss,)
