@@ -21,7 +21,7 @@ from torch import Tensor
 from kernels.cases import Case
 from kernels.lightning_indexer.scores import load_keys, ranges, score_tile, visible_range
 
-FUSED = {"BT": 64, "BS": 128, "BR": 1, "STAGES": 3}  # queries and keys a tile, rows shrunk together, pipeline
+FUSED = {"BT": 64, "BS": 128, "BR": 1, "STAGES": 2}  # queries and keys a tile, rows shrunk together, pipeline
 GIVEN = {"BT": 8, "BS": 512, "BR": 1}
 SCRATCH_BYTES = 288 << 20  # 144 programs at GLM-5's sizes: enough for every multiprocessor of a Hopper chip
 
