@@ -26,3 +26,31 @@ def index_scores_gradients(query: Tensor, key: Tensor, weights: Tensor, slope: T
     grad_query = torch.bmm(grad_products, wide_key).view_as(query)
     grad_key = torch.bmm(grad_products.transpose(1, 2), flat)
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_weights.to(weights.dtype)
+
+
+def visible(first: Tensor, last: Tensor, keys: int) -> Tensor:
+    """The half-open ranges [B, T] as a mask [B, T, keys]."""
+    key = torch.arange(keys, device=first.device)
+    return (key >= first.unsqueeze(-1)) & (key < last.unsqueeze(-1))
+
+
+def divergence(scores: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over rows of KL(teacher || softmax(scores)) and its slope; scores [..., N] hold -inf where none is seen."""
+    seen = scores > -torch.inf
+    student = scores.masked_fill(~seen.any(-1, keepdim=True), 0.0).log_softmax(-1)
+    teacher = teacher.masked_fill(~seen, 0.0)
+    parts = torch.xlogy(teacher, teacher) - teacher * student.masked_fill(~seen, 0.0)
+    slope = student.exp().masked_fill(~seen, 0.0) * teacher.sum(-1, keepdim=True) - teacher
+    rows = scores[..., 0].numel()
+    return parts.sum() / rows, slope / rows
+
+
+def teacher(query: Tensor, latent: Tensor, lse: Tensor, scale: float) -> Tensor:
+    """mean over heads of exp(scale * q . k - lse): [B, R, S] of query [B, R, H, D], latent [B, S, D], lse [B, R, H]."""
+    scores = torch.einsum("brhd,bsd->brhs", query.float(), latent.float()) * scale
+    return (scores - lse.unsqueeze(-1)).exp().mean(2)
+
+
+def gathered(values: Tensor, index: Tensor) -> Tensor:
+    """The values [B, R, S] at the listed keys [B, R, K]; what stands at -1 means nothing."""
+    return values.gather(-1, index.clamp(min=0).long())
