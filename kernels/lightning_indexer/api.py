@@ -14,7 +14,7 @@ def index_scores(
     """How much query token t wants key token s: [B, T, S] fp32, -inf outside [first, last) where ranges are given.
 
     query [B, T, H, D], key [B, S, D] (one key head), weights [B, T, H] (already multiplied by H^-1/2), first and last
-    [B, T] integers. On a GPU D is a power of two from 16 on. Autocast rounds nothing here.
+    [B, T] integers. Autocast rounds nothing here.
     Raises ValueError when the shapes do not belong together.
     """
     _require_index(query, key, weights, "index_scores")
@@ -23,7 +23,7 @@ def index_scores(
     if first is not None and last is not None:
         _require_ranges(query, first, last, "index_scores")
     with exact(query):
-        if launch.on_gpu(query) or first is not None:
+        if _on_gpu(query) or first is not None:
             return operator.index_scores(query, key, weights, first, last)  # type: ignore[no-any-return]
         return reference.index_scores(query, key, weights)
 
@@ -39,7 +39,7 @@ def index_scores_gradients(query: Tensor, key: Tensor, weights: Tensor, slope: T
             f"keys {tuple(key.shape)}."
         )
     with exact(query):
-        if launch.on_gpu(query):
+        if _on_gpu(query):
             return operator.index_scores_backward(query, key, weights, slope, None, None)  # type: ignore[no-any-return]
         return reference.index_scores_gradients(query, key, weights, slope)
 
@@ -79,6 +79,26 @@ def indexer_loss_listed(
         )
     loss, *_ = operator.indexer_loss_listed(*index, *(x.detach() for x in attention), listed, scale, _learn(index))
     return loss
+
+
+@torch.no_grad()
+def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
+    """log sum exp(scale * q . k) over the keys [first, last) of each query: [B, R, Ha] fp32, no gradient.
+
+    query [B, R, Ha, D], latent [B, S, D], first and last [B, R]. -inf where a query sees no key.
+    Raises ValueError when shapes do not belong together.
+    """
+    _require_ranges(query, first, last, "attention_lse")
+    if query.shape[0] != latent.shape[0] or query.shape[-1] != latent.shape[-1]:
+        raise ValueError(
+            f"attention_lse got query {tuple(query.shape)} and latent {tuple(latent.shape)}, but needs [B, R, Ha, D] "
+            "and [B, S, D]."
+        )
+    return operator.attention_lse(query, latent, first, last, scale)  # type: ignore[no-any-return]
+
+
+def _on_gpu(query: Tensor) -> bool:
+    return launch.on_gpu(query) and launch.tiles(query.shape[-1])
 
 
 def _learn(index: tuple[Tensor, Tensor, Tensor]) -> bool:

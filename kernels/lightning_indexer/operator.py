@@ -38,6 +38,16 @@ def index_scores_backward(
     return reference.index_scores_gradients(query, key, weights, slope)
 
 
+@torch.library.custom_op("longhaul::attention_lse", mutates_args=())
+def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
+    """Logarithms of the softmax sums over the visible keys, [B, R, Ha] fp32."""
+    if launch.runs(query, latent):
+        from kernels.lightning_indexer import teacher
+
+        return teacher.attention_lse(query, latent, first, last, scale)
+    return reference.attention_lse(query, latent, first, last, scale)
+
+
 @torch.library.custom_op("longhaul::indexer_loss_visible", mutates_args=())
 def indexer_loss_visible(
     index_query: Tensor, index_key: Tensor, index_weights: Tensor, query: Tensor, latent: Tensor, lse: Tensor,
@@ -83,6 +93,11 @@ def _padded(found: tuple[Tensor, ...], index: tuple[Tensor, ...]) -> tuple[Tenso
 @index_scores.register_fake
 def _(query: Tensor, key: Tensor, weights: Tensor, first: Tensor | None, last: Tensor | None) -> Tensor:
     return query.new_empty(*query.shape[:2], key.shape[1], dtype=torch.float32)
+
+
+@attention_lse.register_fake
+def _(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
+    return query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
 @index_scores_backward.register_fake

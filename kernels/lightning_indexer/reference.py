@@ -54,3 +54,11 @@ def teacher(query: Tensor, latent: Tensor, lse: Tensor, scale: float) -> Tensor:
 def gathered(values: Tensor, index: Tensor) -> Tensor:
     """The values [B, R, S] at the listed keys [B, R, K]; what stands at -1 means nothing."""
     return values.gather(-1, index.clamp(min=0).long())
+
+
+def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
+    """log sum exp(scale * q . k) over the visible keys, [B, R, H]; query [B, R, H, D], latent [B, S, D]."""
+    scores = torch.einsum("brhd,bsd->brhs", query, latent) * scale
+    seen = visible(first, last, latent.shape[1]).unsqueeze(2)
+    lse = scores.masked_fill(~seen, -torch.inf).logsumexp(-1)
+    return lse if lse.dtype == torch.float64 else lse.float()

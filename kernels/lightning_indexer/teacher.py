@@ -57,6 +57,40 @@ def _teacher(
 
 
 @triton.jit
+def _lse(
+    query, latent, first, last, lse, tokens, keys, scale,
+    H: tl.constexpr, DV: tl.constexpr, DR: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """A block of queries and one head, over the keys that any of the queries sees."""
+    D: tl.constexpr = DV + DR
+    batch, begin = block_start(tokens, BT)
+    base, row = batch * tokens + begin, tl.arange(0, BT)
+    inside = begin + row < tokens
+    low, high = visible_range(first + base, last + base, row, inside, keys)
+    value, rotary = tl.arange(0, DV)[None, :], DV + tl.arange(0, DR)[None, :]
+    of_query = query + base * (H * D) + tl.program_id(1) * D + row[:, None] * (H * D)
+    q = tl.load(of_query + value, mask=inside[:, None], other=0.0)  # [BT, DV]
+    q_rotary = tl.load(of_query + rotary, mask=inside[:, None], other=0.0)
+    top = tl.full([BT], float("-inf"), tl.float32)
+    total = tl.zeros([BT], tl.float32)
+    for start in tl.range(tl.min(low) // BS * BS, tl.max(high), BS, num_stages=STAGES, disable_licm=True):
+        number = start + tl.arange(0, BS)
+        of_key = latent + batch * keys * D + number[:, None] * D
+        k = tl.load(of_key + value, mask=(number < keys)[:, None], other=0.0)  # [BS, DV]
+        k_rotary = tl.load(of_key + rotary, mask=(number < keys)[:, None], other=0.0)
+        score = tl.dot(q_rotary, tl.trans(k_rotary), input_precision="ieee")
+        score = tl.dot(q, tl.trans(k), score, "ieee") * (scale * LOG2E)
+        seen = (number[None, :] >= low[:, None]) & (number[None, :] < high[:, None])
+        score = tl.where(seen, score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        safe = tl.where(higher == float("-inf"), 0.0, higher)
+        total = total * tl.exp2(top - safe) + tl.sum(tl.exp2(score - safe[:, None]), 1)
+        top = higher
+    found = tl.where(total > 0, (top + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2E, float("-inf"))
+    tl.store(lse + base * H + tl.program_id(1) + row * H, found, mask=inside)
+
+
+@triton.jit
 def _divergence(scores, teacher, loss, columns, weight, BN: tl.constexpr):
     """One row: KL(teacher || softmax(scores)) and, in place of the scores, its slope times `weight`."""
     row = tl.program_id(0).to(tl.int64)
@@ -105,6 +139,21 @@ def halves(width: int) -> dict[str, int]:
     return {"DV": value, "DR": width - value}
 
 
+def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
+    """log sum exp(scale * q . k) over the visible keys, -inf where there are none: [B, R, Ha] fp32.
+
+    query [B, R, Ha, D], latent [B, S, D]; first and last [B, R].
+    """
+    query, latent = query.contiguous(), latent.contiguous()
+    batch, tokens, heads, width = query.shape
+    lse = query.new_empty(batch, tokens, heads, dtype=torch.float32)
+    limits = first.int().contiguous(), last.int().contiguous()
+    grid = (batch * triton.cdiv(tokens, TEACHER["BT"]), heads)
+    sizes = {"H": heads, **halves(width), **TEACHER}
+    _lse[grid](query, latent, *limits, lse, tokens, latent.shape[1], scale, **sizes, num_warps=8, num_stages=2)
+    return lse
+
+
 def dense_teacher(query: Tensor, latent: Tensor, lse: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
     """mean over heads of exp(scale * q . k - lse) at the visible keys: [B, R, S] fp32, undefined elsewhere.
 
@@ -151,9 +200,11 @@ def dense_loss(
 _TEACHER = {"query": "*bf16", "latent": "*bf16", "lse": "*fp32", "first": "*i32", "last": "*i32", "teacher": "*fp32"}
 _TEACHER |= {"tokens": "i32", "keys": "i32", "scale": "fp32"}
 _DIVERGENCE = {"scores": "*fp32", "teacher": "*fp32", "loss": "*fp32", "columns": "i32", "weight": "fp32"}
+_SUMS = {name: kind for name, kind in _TEACHER.items() if name != "teacher"}
 _SIZES: dict[str, Any] = {"H": 64, "DV": 512, "DR": 64, **TEACHER}
 
 CASES = [  # tiles of 64 x 576 do not fit into the shared memory of sm_80
     Case("lightning_indexer.teacher", _teacher, _TEACHER, _SIZES, 8, 3, matrix=True, targets=(SM90, SM100)),
+    Case("lightning_indexer.lse", _lse, _SUMS, _SIZES, 8, 2, matrix=True, targets=(SM90, SM100)),
     Case("lightning_indexer.divergence", _divergence, _DIVERGENCE, DIVERGENCE, 8),
 ]

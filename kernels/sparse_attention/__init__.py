@@ -2,6 +2,7 @@
 
 from kernels.sparse_attention.api import (
     attention_distribution,
+    fits,
     listed_attention,
     listed_mask,
     masked_attention,
@@ -13,6 +14,7 @@ from kernels.sparse_attention.pieces import Pieces
 __all__ = [
     "Pieces",
     "attention_distribution",
+    "fits",
     "listed_attention",
     "listed_mask",
     "masked_attention",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels import launch
 from kernels.precision import exact
 from kernels.sparse_attention import cpu, operator, reference
 from kernels.sparse_attention.pieces import Pieces
@@ -48,6 +49,11 @@ def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor,
         )
     chosen = cpu if cpu.available(query, value) else reference
     return chosen.listed_attention(query, key, value, indices, scale)
+
+
+def fits(value_dim: int, rotary_dim: int) -> bool:
+    """Whether the Triton kernels of `sparse_mla` take latents of these two parts."""
+    return launch.tiles(value_dim // 4) and launch.tiles(rotary_dim) and value_dim % 4 == 0
 
 
 def sparse_mla(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int) -> tuple[Tensor, Tensor]:

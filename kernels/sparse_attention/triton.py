@@ -171,6 +171,8 @@ def _sizes(query: Tensor, value_dim: int, topk: int, block: int) -> dict[str, An
     """Constants that the kernels share; query [B, T, H, D]."""
     heads, width = query.shape[2:]
     rows = min(64, max(16, triton.next_power_of_2(heads)))
+    if query.is_cuda and query.element_size() > 2:  # twice as wide, a tile has to be smaller to fit on chip
+        rows, block = 16, 16
     return {"H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": rows, "BK": block}
 
 

@@ -57,7 +57,7 @@ def select_keys_fused(query: Tensor, key: Tensor, weights: Tensor, first: Tensor
             f"select_keys_fused got queries {tuple(query.shape)} but ranges {tuple(first.shape)} and "
             f"{tuple(last.shape)}."
         )
-    if launch.on_gpu(query):
+    if launch.on_gpu(query) and launch.tiles(query.shape[-1]):
         return operator.select_keys_fused(query, key, weights, first, last, k)  # type: ignore[no-any-return]
     return operator.select_in_blocks(query, key, weights, first, last, k)
 

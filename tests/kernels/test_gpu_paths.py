@@ -8,10 +8,12 @@ from kernels import launch
 from tests.kernels.errors import relative_error
 from tests.model.shapes import small_transformer, tokens
 
+FITTING = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "index_head_dim": 16}  # what the kernels of attention take
 
-def training_step(mode: str) -> dict[str, Tensor]:
+
+def training_step(mode: str, sizes: dict[str, object]) -> dict[str, Tensor]:
     """Losses, log-probabilities and the gradient of every parameter that has one."""
-    network, ids = small_transformer(), tokens(2, 24)
+    network, ids = small_transformer(**sizes), tokens(2, 24)
     documents = (torch.arange(24) > 9).long().expand(2, -1)
     losses = network.loss(ids, torch.rand(2, 24, generator=torch.Generator().manual_seed(1)), documents, mode)
     losses.total.backward()
@@ -21,11 +23,14 @@ def training_step(mode: str) -> dict[str, Tensor]:
     return found | {"lm": losses.lm.detach(), "mtp": losses.mtp.detach(), "indexer": losses.indexer.detach()}
 
 
+@pytest.mark.parametrize("sizes", [{}, FITTING, FITTING | {"indexer_types": ("full", "shared", "full")}])
 @pytest.mark.parametrize("mode", ["dense", "warmup", "sparse"])
-def test_a_training_step_has_the_same_losses_and_gradients(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cpu = training_step(mode)
+def test_a_training_step_has_the_same_losses_and_gradients(
+    mode: str, sizes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu = training_step(mode, sizes)
     monkeypatch.setattr(launch, "on_gpu", lambda x: True)
-    on_gpu = training_step(mode)
+    on_gpu = training_step(mode, sizes)
     assert on_gpu.keys() == on_cpu.keys()
     for name, wanted in on_cpu.items():
         assert relative_error(on_gpu[name], wanted, floor=1e-3) <= 1e-4, name

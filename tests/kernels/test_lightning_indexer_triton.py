@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.lightning_indexer import index_scores, indexer_loss_listed, indexer_loss_visible, operator
+from kernels.lightning_indexer import (
+    index_scores,
+    indexer_loss_listed,
+    indexer_loss_visible,
+    operator,
+    reference,
+)
 from kernels.lightning_indexer import listed as listed_kernels
 from kernels.lightning_indexer import scores as score_kernels
 from kernels.lightning_indexer import teacher as teacher_kernels
@@ -154,6 +160,15 @@ def check_visible_loss(kernels, p: Problem | None = None) -> None:
     compare(kernels.dense_loss(p.index, attention, p.first, p.last, SCALE, True), exact_loss(p, mask, teacher))
 
 
+def check_lse(kernels, p: Problem | None = None) -> None:
+    p = p or problem()
+    found = kernels.attention_lse(*p.attention, p.first, p.last, SCALE)
+    wanted = reference.attention_lse(*(x.double() for x in p.attention), p.first, p.last, SCALE)
+    some = wanted > -torch.inf
+    assert relative_error(found[some], wanted[some]) <= TOLERANCE
+    assert (found[~some] == -torch.inf).all()
+
+
 def check_listed_loss(kernels, p: Problem | None = None) -> None:
     shrink(kernels, listed_kernels)
     p = p or problem()
@@ -202,6 +217,8 @@ def test_gradients_are_the_same_bits_in_every_run() -> None:
 
 
 MUTANTS = [  # check, module, kernel, what stands there, what breaks it
+    (check_lse, teacher_kernels, "_lse", "score = tl.where(seen, score", "score = tl.where(seen | True, score"),
+    (check_lse, teacher_kernels, "_lse", "tl.exp2(top - safe)", "tl.exp2(top - top)"),
     (check_forward, score_kernels, "score_tile", "tl.maximum(product, 0.0)", "product"),
     (check_forward, score_kernels, "_forward", "tl.where(seen, score", "tl.where(seen | True, score"),
     (check_forward, score_kernels, "_forward", "base = batch * tokens + begin", "base = batch * keys + begin"),
