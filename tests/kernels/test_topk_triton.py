@@ -46,8 +46,9 @@ def check_given(kernels, rows: int = 5, keys: int = 60, k: int = 8, levels: int 
     scores[torch.rand(scores.shape, generator=draw) < 0.4] = -torch.inf
     scores[-1, -1] = torch.arange(keys)  # every later key displaces an earlier one
     scores[0, 0] = -1.0 - torch.randperm(keys, generator=draw)
+    scores[0, -1, 3:] = -torch.inf  # fewer to choose from than k
     first, last = ranges((2, rows), keys, draw)
-    for row in (0, 0), (-1, -1):
+    for row in (0, 0), (0, -1), (-1, -1):
         first[row], last[row] = 0, keys
     wanted = reference.select_keys(scores, first, last, k)
     assert torch.equal(kernels.select_keys(scores, first, last, k), wanted)
