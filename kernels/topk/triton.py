@@ -28,9 +28,15 @@ SCRATCH_BYTES = 288 << 20  # 144 programs at GLM-5's sizes: enough for every mul
 
 @triton.jit
 def _ordered(value):
-    """Integers that compare as the floats do; its own inverse on the bits."""
+    """Integers that compare as the floats do."""
     bits = value.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _value(order):
+    """The floats of `_ordered`."""
+    return (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -78,10 +84,10 @@ def _shrink(
         keep = above | (tied & (tl.cumsum(tied.to(tl.int32), 1) <= room[:, None]))
         to = row[:, None] * CAP + tl.cumsum(keep.to(tl.int32), 1) - 1
         tl.debug_barrier()  # all slots of these rows are read before the first is written
-        tl.store(values + to, (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True), mask=keep)
+        tl.store(values + to, _value(order), mask=keep)
         tl.store(places + to, place, mask=keep)
         tl.store(counts + row, tl.minimum(size, K))
-        tl.store(bounds + row, (kth ^ ((kth >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True))
+        tl.store(bounds + row, _value(kth))
     tl.debug_barrier()
     return tl.load(counts + every), tl.load(bounds + every)
 

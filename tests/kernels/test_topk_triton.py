@@ -39,20 +39,23 @@ def integers(levels: int, *shape: int, draw: torch.Generator) -> Tensor:
     return torch.randint(-levels, levels + 1, shape, generator=draw).float()
 
 
-def check_given(kernels, rows: int = 9, keys: int = 100, k: int = 8, levels: int = 3, seed: int = 0) -> None:
+def check_given(kernels, rows: int = 5, keys: int = 60, k: int = 8, levels: int = 3, seed: int = 0) -> None:
     shrink(kernels)
     draw = torch.Generator().manual_seed(seed)
     scores = integers(levels, 2, rows, keys, draw=draw).relu() * integers(1, 2, rows, keys, draw=draw)  # also -0.0
     scores[torch.rand(scores.shape, generator=draw) < 0.4] = -torch.inf
     scores[-1, -1] = torch.arange(keys)  # every later key displaces an earlier one
+    scores[0, 0] = -1.0 - torch.randperm(keys, generator=draw)
+    scores[0, -1, 3:] = -torch.inf  # fewer to choose from than k
     first, last = ranges((2, rows), keys, draw)
-    first[-1, -1], last[-1, -1] = 0, keys
+    for row in (0, 0), (0, -1), (-1, -1):
+        first[row], last[row] = 0, keys
     wanted = reference.select_keys(scores, first, last, k)
     assert torch.equal(kernels.select_keys(scores, first, last, k), wanted)
 
 
 def check_fused(
-    kernels, batch: int = 2, tokens: int = 18, keys: int = 100, k: int = 8, levels: int = 1, seed: int = 0
+    kernels, batch: int = 2, tokens: int = 17, keys: int = 60, k: int = 8, levels: int = 1, seed: int = 0
 ) -> None:
     shrink(kernels)
     draw = torch.Generator().manual_seed(seed)
