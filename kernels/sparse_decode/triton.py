@@ -16,9 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.cases import SM90, SM100, Case
+from kernels.sparse_decode.share import BLOCK, steps_of
 
 LOG2E = tl.constexpr(1.4426950408889634)
-BLOCK = 64  # keys a step
 
 
 @triton.jit
@@ -94,13 +94,6 @@ def _combine(parts, part_lse, out, lse, shares, rows, DV: tl.constexpr, BS: tl.c
     some = tl.where(total > 0, total, 1.0)
     tl.store(out + row * DV + column, (sums / some).to(out.dtype.element_ty))
     tl.store(lse + row, tl.where(total > 0, (top + tl.log2(some)) / LOG2E, float("-inf")))
-
-
-def steps_of(topk: int, programs: int, multiprocessors: int) -> int:
-    """Steps of BLOCK keys in a share: as many shares as fit on the chip at once beside `programs` of each."""
-    steps = -(-topk // BLOCK)
-    shares = max(1, multiprocessors // max(1, programs))
-    return -(-steps // shares)
 
 
 def forward(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels.sparse_attention import sparse_mla
 from kernels.sparse_decode import operator, reference, sparse_decode, triton
+from kernels.sparse_decode.share import steps_of
 from tests.kernels.errors import relative_error
 from tests.kernels.mutation import assert_caught
 
@@ -68,14 +69,6 @@ def check_many_shares(kernels) -> None:
     check(kernels, problem(batch=1, topk=380, columns=24, fewest=380), multiprocessors=132)
 
 
-def check_steps(kernels) -> None:
-    """A share is one step where the chip is empty, and the whole list where it is full."""
-    assert kernels.steps_of(2048, 1, 132) == 1
-    assert kernels.steps_of(2048, 8, 132) == 2
-    assert kernels.steps_of(2048, 400, 132) == 32
-    assert kernels.steps_of(150, 1, 2) == 2
-
-
 @settings(max_examples=8, deadline=None)
 @given(
     batch=st.integers(1, 3),
@@ -87,6 +80,11 @@ def check_steps(kernels) -> None:
 )
 def test_any_shape(batch: int, heads: int, topk: int, page: int, multiprocessors: int, seed: int) -> None:
     check(triton, problem(batch, heads, topk, page, seed=seed), multiprocessors)
+
+
+@pytest.mark.parametrize(("programs", "steps"), [(1, 1), (8, 2), (66, 16), (400, 32)])
+def test_shares_get_smaller_where_the_chip_is_emptier(programs: int, steps: int) -> None:
+    assert steps_of(2048, programs, 132) == steps
 
 
 def test_a_share_with_nothing_in_it_counts_for_nothing() -> None:
@@ -140,7 +138,6 @@ MUTANTS = [  # check, kernel, what stands there, what breaks it
     (check_many_shares, "_combine", "shrink = tl.exp2(top - safe)", "shrink = tl.exp2(safe - safe)"),
     (check_many_shares, "_combine", "weight = tl.exp2(norm - safe)", "weight = tl.exp2(norm - norm)"),
     (check_many_shares, "_combine", "(number < shares)[:, None]", "(number < shares - 1)[:, None]"),
-    (check_steps, "steps_of", "multiprocessors //", "multiprocessors *"),
 ]
 
 

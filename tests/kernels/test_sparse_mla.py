@@ -27,7 +27,9 @@ class Problem(NamedTuple):
     scale: float
 
 
-def problem(batch: int = 2, tokens: int = 3, keys: int = 170, heads: int = 5, topk: int = 150, seed: int = 0) -> Problem:
+def problem(
+    batch: int = 2, tokens: int = 3, keys: int = 170, heads: int = 5, topk: int = 150, seed: int = 0
+) -> Problem:
     """Lists of different lengths: one empty, the others ragged, in no order."""
     draw = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, tokens, heads, 80, generator=draw)
