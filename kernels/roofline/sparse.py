@@ -100,10 +100,12 @@ def backward(s: Shape) -> Operation:
     launches = [
         Launch("mean slope", memory=4 * rows, lanes=2 * rows),
         Launch(
-            "latent", latent, steps, slopes + grads + cache * 10 + s.missed, s.gathered + slopes, s.scores, s.scores * SOFTMAX,
-            s.programs * s.topk * s.width, s.programs,
+            "latent", latent, steps, slopes + grads + cache * 10 + s.missed, s.gathered + slopes, s.scores,
+            s.scores * SOFTMAX, s.programs * s.topk * s.width, s.programs,
         ),
-        Launch("query", query, steps, slopes + grads / 2 + cache * 2 + s.missed, s.gathered + slopes, programs=s.programs),
+        Launch(
+            "query", query, steps, slopes + grads / 2 + cache * 2 + s.missed, s.gathered + slopes, programs=s.programs
+        ),
     ]  # fmt: skip
     return Operation("sparse attention backward", _name(s), backward_flops(s), backward_bytes(s), launches)
 
