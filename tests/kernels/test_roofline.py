@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from kernels import page
 from kernels.roofline import others, sparse
 from kernels.roofline.__main__ import main, operations
 from kernels.roofline.chip import Chip, Product
@@ -97,3 +98,9 @@ def test_the_table_has_a_line_an_operation(capsys: pytest.CaptureFixture[str]) -
     assert main(["--launches"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"sparse attention backward: latent +\d", printed)
+
+
+def test_the_page_has_these_tables() -> None:
+    written = page.PAGE.read_text()
+    assert page.filled(written) == written, "docs/kernels.md is out of date; run `python -m kernels.page`."
+    assert "sparse_decode.combine | sm_90" in written
