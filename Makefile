@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SET ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-recipe check up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
+.PHONY: help setup run test test-recipe check gate roofline up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,12 +17,19 @@ test: setup  ## every check and every test but test-recipe
 	@$(MAKE) --no-print-directory check
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
-check: setup  ## lint, types, import contract, parameters
+check: setup  ## lint, types, import contract, parameters, compiled kernels
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m tasks.config check
+	@$(MAKE) --no-print-directory gate
+
+gate:  ## compile the GPU's kernels without a GPU and judge what they need
+	@env -u TRITON_INTERPRET $(PYTHON) -m kernels.compile_gate
+
+roofline: setup  ## what each kernel could reach on an H200, from formulas
+	@$(PYTHON) -m kernels.roofline
 
 up: setup  ## start the servers and a worker that serves the deployments
 	@$(PYTHON) -m flows.servers up --worker

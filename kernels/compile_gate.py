@@ -110,11 +110,21 @@ def table(rows: Iterable[tuple[str, int, Resources]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: Iterable[tuple[str, int, Resources]]) -> str:
+    """The same as a Markdown table."""
+    lines = ["| kernel | target | registers | stack | shared bytes | wgmma |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | sm_{target} | {r.registers} | {r.stack} | {r.shared:,} | {r.wgmma} |" for name, target, r in rows
+    ]
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.compile_gate", description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write the figures found to the baseline")
     parser.add_argument("--only", default="", help="compile the kernels whose name contains this text")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     options = parser.parse_args(arguments)
     if launch.INTERPRETED:
         print("The gate compiles kernels, but TRITON_INTERPRET=1 replaces them by the interpreter; unset it.")
@@ -122,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [(case, target) for case in cases() if options.only in case.name for target in case.targets]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda job: compile_case(*job), jobs))
-    print(table((case.name, target, r) for (case, target), r in zip(jobs, found, strict=True)))
+    rows = [(case.name, target, r) for (case, target), r in zip(jobs, found, strict=True)]
+    print((markdown if options.markdown else table)(rows))
     if options.update:
         _write({_key(*job): asdict(r) for job, r in zip(jobs, found, strict=True)}, merge=bool(options.only))
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
