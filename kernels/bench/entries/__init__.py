@@ -1,6 +1,15 @@
 """One file an operation."""
 
-from kernels.bench.entries import attention, indexer, linear_cross_entropy, sparse_attention, sparse_decode
+from kernels.bench.entries import (
+    attention,
+    experts,
+    indexer,
+    indexer_loss,
+    linear_cross_entropy,
+    rows,
+    sparse_attention,
+    sparse_decode,
+)
 from kernels.bench.entry import Entry
 
 
@@ -10,6 +19,9 @@ def entries() -> list[Entry]:
         *sparse_attention.ENTRIES,
         *sparse_decode.ENTRIES,
         *indexer.ENTRIES,
+        *indexer_loss.ENTRIES,
         *linear_cross_entropy.ENTRIES,
+        *experts.ENTRIES,
+        *rows.ENTRIES,
         *attention.ENTRIES,
     ]

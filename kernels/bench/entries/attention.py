@@ -17,6 +17,7 @@ from kernels.bench.entries import indexer
 from kernels.bench.entries.dense import LATENT, NOPE, ROPE, VALUE
 from kernels.bench.entry import Candidate, Entry, Inputs, Place, Shape
 from kernels.sparse_attention import sparse_mla
+from kernels.topk import operator
 
 SCALE = (NOPE + ROPE) ** -0.5
 
@@ -40,7 +41,7 @@ def dense(query: Tensor, latent: Tensor, up: Tensor, *_: Any) -> Tensor:
 def sparse(query: Tensor, latent: Tensor, up: Tensor, *index: Any) -> Tensor:
     """The same over the keys that the indexer selects."""
     with torch.no_grad():
-        keys = indexer.fused()(*index)
+        keys = operator.select_keys_fused(*index)
     absorbed = torch.einsum("bthn,hnc->bthc", query[..., :NOPE], up[:, :NOPE])
     out, _ = sparse_mla(torch.cat([absorbed, query[..., NOPE:]], -1), latent, keys, SCALE, LATENT)
     return torch.einsum("bthc,hvc->bthv", out, up[:, NOPE:])

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels import lightning_indexer, topk
+from kernels import topk
 from kernels.bench.entry import Candidate, Entry, Inputs, Place, Shape
 from kernels.lightning_indexer import reference
 from kernels.roofline import others
+from kernels.topk import operator
 
 SCORES = 64 << 20  # products of queries, heads and keys at once in plain PyTorch
 
@@ -31,7 +32,7 @@ def make(place: Place, s: Shape) -> Inputs:
 
 def kernel(query: Tensor, key: Tensor, weights: Tensor, first: Tensor, last: Tensor, k: int) -> tuple[Tensor, ...]:
     """The selected keys, [1, T, k] int32."""
-    return (fused()(query, key, weights, first, last, k),)
+    return (operator.select_keys_fused(query, key, weights, first, last, k),)
 
 
 def plain(query: Tensor, key: Tensor, weights: Tensor, first: Tensor, last: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -74,16 +75,6 @@ def captured(inputs: Inputs, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (values.sort(-1, descending=True).values,)
 
 
-def fused() -> Callable[..., Tensor]:
-    """The operation, or the unfused selection where there is none."""
-    return getattr(lightning_indexer, "select_keys_fused", deterministic)
-
-
-def missing() -> str:
-    """Why the fused operation cannot run."""
-    return "kernels.lightning_indexer has no select_keys_fused." if fused() is deterministic else ""
-
-
 ENTRIES = [
     Entry(
         name="indexer_topk",
@@ -96,6 +87,5 @@ ENTRIES = [
         flops=lambda s: others.indexer_flops(s["T"], s["S"], s["H"], s["D"]),
         baselines=[Candidate("torch, scores then topk", plain), Candidate("unfused, ties by index", deterministic)],
         view=captured,
-        missing=missing,
     )
 ]
