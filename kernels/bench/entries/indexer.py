@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels import lightning_indexer, topk
+from kernels import topk
 from kernels.bench.entry import Candidate, Entry, Inputs, Place, Shape
 from kernels.lightning_indexer import reference
 from kernels.roofline import others
@@ -76,12 +76,12 @@ def captured(inputs: Inputs, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def fused() -> Callable[..., Tensor]:
     """The operation, or the unfused selection where there is none."""
-    return getattr(lightning_indexer, "select_keys_fused", deterministic)
+    return getattr(topk, "select_keys_fused", deterministic)
 
 
 def missing() -> str:
     """Why the fused operation cannot run."""
-    return "kernels.lightning_indexer has no select_keys_fused." if fused() is deterministic else ""
+    return "kernels.topk has no select_keys_fused." if fused() is deterministic else ""
 
 
 ENTRIES = [
