@@ -24,6 +24,7 @@ def operations() -> list[Operation]:
         *[sparse.decode(Shape(batch, 131_072, 64)) for batch in (1, 16, 128)],
         others.indexer(4096, 131_072),
         others.cross_entropy(8192, 4096, 131_072),
+        others.experts(8192, 6144, 2048, 32, 8),
         others.rms_norm(8192, 6144),
         others.rope(8192, 64, 64),
     ]

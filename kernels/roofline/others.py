@@ -1,4 +1,4 @@
-"""The other operations: fused indexer and top-k, output layer with cross-entropy, normalisation, rotary embedding."""
+"""The other operations: fused indexer and top-k, output layer, experts, normalisation, rotary embedding."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def indexer_flops(tokens: int, keys: int, heads: int, dim: int) -> int:
 
 
 def indexer(tokens: int, keys: int, heads: int = 32, dim: int = 128, topk: int = 2048) -> Operation:
-    """Scores that are never stored, and the selection; tiles of 128 (queries x heads) x 128 keys, two programs at once.
+    """Scores that are never stored, and the selection: a program owns 64 queries and takes all keys, 128 at a time.
 
-    Each of the T S H products costs a ReLU and a multiply-add, each of the T S scores about 8 instructions of
-    selection.
+    A head's queries come from L2 again for every tile. Each of the T S H products costs a ReLU and a multiply-add,
+    each of the T S scores about 8 instructions of selection.
     """
     products = tokens * keys * heads
     moved = tokens * heads * (dim * 2 + 4) + keys * dim * 2 + tokens * topk * 4
     launch = Launch(
-        "scores and top-k", [Product(128, 128, dim)], products / (128 * 128), moved,
-        products / 128 * dim * 2, lanes=2 * products + 8 * tokens * keys, overlaps=True,
+        "scores and top-k", [Product(64, 128, dim)], products / (64 * 128), moved,
+        products / 128 * dim * 2, lanes=2 * products + 8 * tokens * keys, programs=-(-tokens // 64),
     )  # fmt: skip
     shape = f"T {tokens} S {keys} H {heads} x {dim} topk {topk}"
     return Operation("indexer + top-k", shape, indexer_flops(tokens, keys, heads, dim), moved, [launch])
@@ -50,6 +50,26 @@ def cross_entropy(tokens: int, hidden: int, vocabulary: int, chunk_bytes: int = 
     ]
     shape = f"M {tokens} H {hidden} V {vocabulary} fwd+bwd"
     return Operation("linear + cross-entropy", shape, cross_entropy_flops(tokens, hidden, vocabulary), moved, launches)
+
+
+def experts_flops(rows: int, width: int, inner: int) -> int:
+    """Forward and backward of rows (tokens times chosen experts): three matrices, three products each."""
+    return 18 * rows * width * inner
+
+
+def experts(tokens: int, width: int, inner: int, experts: int, chosen: int) -> Operation:
+    """A library's grouped products, and between them passes that read and write rows."""
+    rows, matrices = tokens * chosen, 3 * experts * width * inner
+    tile = Product(128, 256, 64, split=2)
+    steps = 9 * rows * width * inner / (128 * 256 * 64)
+    moved = 4 * tokens * width * 2 + matrices * 2 * 3
+    traffic = moved + rows * 2 * (6 * width + 8 * inner)
+    launches = [
+        Launch("products", [tile], steps, traffic, overlaps=True),
+        Launch("gates", memory=2 * rows * 8 * inner, special=2 * rows * inner, lanes=20 * rows * inner, overlaps=True),
+    ]
+    shape = f"N {tokens} x {chosen} of {experts}, {width} x {inner} fwd+bwd"
+    return Operation("experts", shape, experts_flops(rows, width, inner), moved, launches)
 
 
 def rms_norm(rows: int, width: int) -> Operation:

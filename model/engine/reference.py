@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.topk import topk_mask
+from kernels.sparse_decode import sparse_decode
+from kernels.topk import select_keys, topk_mask
+from model.absorbed import absorbs
 from model.config import ModelConfig
 from model.engine.cache import Cache
 from model.engine.sampling import sample
@@ -74,7 +76,10 @@ class ReferenceStep:
     def _select(
         self, index: int, norm: tuple[Tensor, Tensor], part: Tensor, queries: Tensor, slots: Tensor, positions: Tensor
     ) -> Tensor | None:
-        """Which keys each row attends to, [R, L] bool; None where the longest row is within topk."""
+        """Which keys each row attends to, [R, L] bool; None where the longest row is within topk.
+
+        On a GPU the list of them, [R, topk] int32, padded with -1.
+        """
         c, keys = self.config, self.cache.index_keys[index]
         assert keys is not None
         key = F.layer_norm(part[:, : c.index_head_dim], (c.index_head_dim,), *norm, eps=INDEX_NORM_EPS)
@@ -87,11 +92,15 @@ class ReferenceStep:
         for rows in torch.arange(len(slots), device=slots.device).split(_ROWS_AT_ONCE):
             dots = torch.einsum("rjd,rsd->rjs", heads[rows], keys[slots[rows], :length]).relu()
             scores.append(torch.einsum("rj,rjs->rs", part[rows, c.index_head_dim :], dots))
+        if absorbs(heads, c):
+            return select_keys(torch.cat(scores), torch.zeros_like(positions), positions + 1, self.topk)
         visible = torch.arange(length, device=slots.device) <= positions[:, None]
         return topk_mask(torch.cat(scores).masked_fill(~visible, -torch.inf), self.topk)
 
     def _attend(self, index: int, heads: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None) -> Tensor:
         length = int(positions.max()) + 1
+        if absorbs(heads, self.config):
+            return self._attend_paged(index, heads, slots, positions, chosen)
         out = []
         for rows in torch.arange(len(slots), device=slots.device).split(_ROWS_AT_ONCE):
             keys = self.cache.latent[index][slots[rows], :length]  # [r, L, kv_lora + rope]
@@ -102,6 +111,17 @@ class ReferenceStep:
             probabilities = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
             out.append((probabilities @ keys[:, :, : self.config.kv_lora_rank]).flatten(1))
         return torch.cat(out)
+
+    def _attend_paged(
+        self, index: int, heads: Tensor, slots: Tensor, positions: Tensor, chosen: Tensor | None
+    ) -> Tensor:
+        """The same by the GPU's kernel, in which a slot of the cache is a page."""
+        if chosen is None:
+            every = torch.arange(int(positions.max()) + 1, device=slots.device)
+            chosen = torch.where(every <= positions[:, None], every, -1).int()
+        pages, table = self.cache.latent[index], slots[:, None].int()
+        out, _ = sparse_decode(heads, pages, table, chosen, 1.0, self.config.kv_lora_rank)
+        return out.flatten(1)
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Interleaved RoPE: the pairs are dimensions (2i, 2i + 1)."""

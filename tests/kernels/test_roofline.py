@@ -24,6 +24,7 @@ def test_sparse_attention_is_counted_as_its_peers_count_it() -> None:
 def test_the_other_counts() -> None:
     assert others.indexer_flops(2, 3, 5, 7) == 2 * 2 * 3 * 5 * 7
     assert others.cross_entropy_flops(2, 3, 5) == 3 * (2 * 2 * 3 * 5)
+    assert others.experts_flops(2, 3, 5) == 3 * 3 * (2 * 2 * 3 * 5)  # gate, up and down; forward and two gradients
 
 
 def test_the_forward_kernel_computes_nothing_twice() -> None:

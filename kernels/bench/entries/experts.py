@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.bench.entries.rows import with_gradients
 from kernels.bench.entry import Candidate, Entry, Inputs, Place, Shape
 from kernels.grouped_experts import operator
+from kernels.roofline import others
 
 
 def make(place: Place, s: Shape) -> Inputs:
@@ -54,7 +55,7 @@ ENTRIES = [
         shapes=[{"N": 8192, "D": 6144, "F": 2048, "E": 32, "K": 8}],  # an eighth of GLM-5's experts, on one of 8 GPUs
         check={"N": 256, "D": 512, "F": 256, "E": 8, "K": 2},
         tiny={"N": 7, "D": 16, "F": 8, "E": 4, "K": 2},
-        flops=lambda s: 18.0 * s["N"] * s["K"] * s["D"] * s["F"],  # three matrices, forward and two gradients
+        flops=lambda s: others.experts_flops(s["N"] * s["K"], s["D"], s["F"]),
         baselines=[Candidate("torch, expert after expert", plain)],
     )
 ]
