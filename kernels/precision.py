@@ -1,8 +1,9 @@
 """What autocast to bfloat16 means to the operations here: the operands of large matrix products are rounded, no more.
 
 Products come back to fp32, so that activations, residuals, norms, gates and losses are fp32, and so are what is chosen
-by comparing numbers close to each other: routing and the selection of keys. Rounding all of them changes gradients by
-a quarter at random initialisation, where scores lie close together.
+by comparing numbers close to each other: routing and the selection of keys. (On a GPU those of linear layers stay bf16,
+as torch has it.) Rounding all of them changes gradients by a quarter at random initialisation, where scores lie close
+together.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Absorbed(NamedTuple):
 
 def absorbs(x: Tensor, config: ModelConfig) -> bool:
     """Whether attention over x goes to the GPU's kernels."""
-    sizes = fits(config.kv_lora_rank, config.qk_rope_head_dim) and launch.tiles(config.index_head_dim)
+    sizes = fits(x, config.kv_lora_rank, config.qk_rope_head_dim) and launch.tiles(config.index_head_dim)
     return launch.on_gpu(x) and sizes
 
 

@@ -27,11 +27,12 @@ def grouped_experts(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor
 
 def _on_gpu(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """Under autocast to bfloat16 the operands are rounded outside the operator, which makes the gradients fit."""
+    dtype = x.dtype
     if rounds(x):
         x, gate_up, down = x.bfloat16(), gate_up.bfloat16(), down.bfloat16()
     with exact(x):
         out, *_ = operator.grouped_experts(x, experts, weights, gate_up, down)
-    return out
+    return out.to(dtype)
 
 
 def _is_aligned(matrices: Tensor) -> bool:

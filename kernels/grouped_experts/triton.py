@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 
 BLOCK = 2048
@@ -65,6 +66,7 @@ def _clear_empty(grad, ends, size, B: tl.constexpr):
             tl.store(base + at, tl.zeros([B], grad.dtype.element_ty), mask=at < size)
 
 
+@launch.on_device
 def weighted_swiglu(wide: Tensor, weights: Tensor) -> Tensor:
     """weights[m] * silu(gate) * up: [M, F]; wide [M, 2F] holds gate and up side by side, weights [M]."""
     rows, inner = wide.shape[0], wide.shape[1] // 2
@@ -75,6 +77,7 @@ def weighted_swiglu(wide: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
+@launch.on_device
 def weighted_swiglu_gradients(wide: Tensor, weights: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(gradient of wide [M, 2F], weighted_swiglu(wide, weights), gradient of weights [M]); grad [M, F]."""
     rows, inner = grad.shape
@@ -86,6 +89,7 @@ def weighted_swiglu_gradients(wide: Tensor, weights: Tensor, grad: Tensor) -> tu
     return grad_wide, out, grad_weights
 
 
+@launch.on_device
 def clear_empty(grad: Tensor, ends: Tensor) -> None:
     """Writes zeros to grad[e] [E, A, B] where expert e has no row; ends [E] int32. The other experts cost nothing."""
     size = grad[0].numel()

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.lightning_indexer.teacher import divergence, halves
 
@@ -117,12 +118,15 @@ def listed_teacher(query: Tensor, latent: Tensor, lse: Tensor, index: Tensor, sc
     """mean over heads of exp(scale * q . k - lse) at the listed keys: [B, R, K] fp32, 0 where none is listed."""
     batch, tokens, heads, width = query.shape
     teacher = query.new_empty(index.shape, dtype=torch.float32)
-    sizes = {"H": heads, **halves(width), "K": index.shape[2], "BH": _heads(heads), **TEACHER}
+    block = 16 if launch.is_wide(query) else _heads(heads)
+    keys = {"BK": 16, "STAGES": 1} if launch.is_wide(query) else TEACHER
+    sizes = {"H": heads, **halves(width), "K": index.shape[2], "BH": block, **keys}
     grid = (batch * tokens,)
     _teacher[grid](query, latent, lse, index, teacher, tokens, latent.shape[1], scale, **sizes, num_warps=8)
     return teacher
 
 
+@launch.on_device
 def listed_loss(
     indexer: tuple[Tensor, Tensor, Tensor], attention: tuple[Tensor, Tensor, Tensor], index: Tensor, scale: float,
     learns: bool,

@@ -104,12 +104,12 @@ def _(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) 
 def _(
     query: Tensor, key: Tensor, weights: Tensor, slope: Tensor, first: Tensor | None, last: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(weights)
+    return query.new_empty(query.shape), key.new_empty(key.shape), weights.new_empty(weights.shape)
 
 
 def _fake_loss(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index, learns = inputs[:3], inputs[-1]
-    grads = [torch.empty_like(x) for x in index] if learns else []
+    grads = [x.new_empty(x.shape) for x in index] if learns else []
     return _padded((index[0].new_empty((), dtype=torch.float32), *grads), index)
 
 

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 
 FORWARD = {"BT": 64, "BS": 128, "STAGES": 3}  # queries and keys a tile, depth of the pipeline
@@ -149,6 +150,7 @@ def ranges(query: Tensor, keys: int, first: Tensor | None, last: Tensor | None) 
     return first.int().contiguous(), last.int().contiguous()
 
 
+@launch.on_device
 def forward(query: Tensor, key: Tensor, weights: Tensor, first: Tensor | None, last: Tensor | None) -> Tensor:
     """As `reference.index_scores`, -inf outside [first, last): [B, T, S] fp32."""
     query, key, weights = query.contiguous(), key.contiguous(), weights.contiguous()
@@ -163,6 +165,7 @@ def forward(query: Tensor, key: Tensor, weights: Tensor, first: Tensor | None, l
     return scores
 
 
+@launch.on_device
 def backward(
     query: Tensor, key: Tensor, weights: Tensor, slope: Tensor, first: Tensor | None, last: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.lightning_indexer import scores
 from kernels.lightning_indexer.scores import block_start, visible_range
@@ -133,12 +134,18 @@ def divergence(scores: Tensor, teacher: Tensor, count: int) -> Tensor:
     return loss
 
 
+def tile(query: Tensor) -> dict[str, int]:
+    """Queries and keys a tile of attention's products, and the depth of its pipeline."""
+    return {"BT": 16, "BS": 16, "STAGES": 1} if launch.is_wide(query) else TEACHER
+
+
 def halves(width: int) -> dict[str, int]:
     """A width as the sum of two powers of two, the larger first: 576 = 512 + 64."""
     value = int(triton.next_power_of_2(width)) // 2
     return {"DV": value, "DR": width - value}
 
 
+@launch.on_device
 def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, scale: float) -> Tensor:
     """log sum exp(scale * q . k) over the visible keys, -inf where there are none: [B, R, Ha] fp32.
 
@@ -147,9 +154,9 @@ def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, sc
     query, latent = query.contiguous(), latent.contiguous()
     batch, tokens, heads, width = query.shape
     lse = query.new_empty(batch, tokens, heads, dtype=torch.float32)
-    limits = first.int().contiguous(), last.int().contiguous()
-    grid = (batch * triton.cdiv(tokens, TEACHER["BT"]), heads)
-    sizes = {"H": heads, **halves(width), **TEACHER}
+    limits, sizes = (first.int().contiguous(), last.int().contiguous()), tile(query)
+    grid = (batch * triton.cdiv(tokens, sizes["BT"]), heads)
+    sizes = {"H": heads, **halves(width), **sizes}
     _lse[grid](query, latent, *limits, lse, tokens, latent.shape[1], scale, **sizes, num_warps=8, num_stages=2)
     return lse
 
@@ -162,13 +169,15 @@ def dense_teacher(query: Tensor, latent: Tensor, lse: Tensor, first: Tensor, las
     batch, tokens, heads, width = query.shape
     keys = latent.shape[1]
     teacher = query.new_empty(batch, tokens, keys, dtype=torch.float32)
-    grid = (batch * triton.cdiv(tokens, TEACHER["BT"]), triton.cdiv(keys, TEACHER["BS"]))
+    sizes = tile(query)
+    grid = (batch * triton.cdiv(tokens, sizes["BT"]), triton.cdiv(keys, sizes["BS"]))
     _teacher[grid](
-        query, latent, lse, first, last, teacher, tokens, keys, scale, H=heads, **halves(width), **TEACHER, num_warps=8
+        query, latent, lse, first, last, teacher, tokens, keys, scale, H=heads, **halves(width), **sizes, num_warps=8
     )
     return teacher
 
 
+@launch.on_device
 def dense_loss(
     index: tuple[Tensor, Tensor, Tensor], attention: tuple[Tensor, Tensor, Tensor], first: Tensor, last: Tensor,
     scale: float, learns: bool,

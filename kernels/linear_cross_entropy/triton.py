@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 
 # fp32 logits at once. The gradient of the weight, V x D in fp32, is read and written once a chunk: few rows a chunk
@@ -67,6 +68,7 @@ def _slopes(
     tl.store(slopes + row * V + column, slope.to(slopes.dtype.element_ty), mask=column < V)
 
 
+@launch.on_device
 def forward(hidden: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, z_loss: float) -> tuple[Tensor, Tensor]:
     """(losses [N] fp32, logsumexp of the logits [N] fp32) of hidden [N, D], weight [V, D], targets [N] int64."""
     targets = targets.contiguous()
@@ -76,6 +78,7 @@ def forward(hidden: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, 
     return losses, lse
 
 
+@launch.on_device
 def backward(
     hidden: Tensor, weight: Tensor, targets: Tensor, lse: Tensor, grads: Tensor, ignore_index: int, z_loss: float
 ) -> tuple[Tensor, Tensor]:
@@ -86,6 +89,7 @@ def backward(
     return sums.of_hidden, sums.of_weight.to(weight.dtype)
 
 
+@launch.on_device
 def weighted(
     hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, ignore_index: int, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 
 TILE = 4096  # elements a program takes at once where rows are short
@@ -66,6 +67,7 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
+@launch.on_device
 def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(out as x [..., D], 1 / sqrt(mean(x^2) + eps) [rows] fp32); out has the wider type of x and weight."""
     out = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
@@ -77,6 +79,7 @@ def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
+@launch.on_device
 def backward(x: Tensor, weight: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     rows, sizes = _rows(x), _sizes(x.shape[-1])

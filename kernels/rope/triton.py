@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 
 TILE = 2048  # elements a program turns
@@ -28,6 +29,7 @@ def _rotate(
     tl.store(out + row[:, None] * D + column, turned.to(out.dtype.element_ty), mask=inside)
 
 
+@launch.on_device
 def rotate(x: Tensor, table: Tensor, inverse: bool) -> Tensor:
     """x [..., dim] turned by table (complex64, broadcastable to [..., dim/2]), or back by it, in x's type."""
     width = x.shape[-1]

@@ -51,19 +51,20 @@ def listed_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor,
     return chosen.listed_attention(query, key, value, indices, scale)
 
 
-def fits(value_dim: int, rotary_dim: int) -> bool:
-    """Whether the Triton kernels of `sparse_mla` take latents of these two parts."""
-    return launch.tiles(value_dim // 4) and launch.tiles(rotary_dim) and value_dim % 4 == 0
+def fits(x: Tensor, value_dim: int, rotary_dim: int) -> bool:
+    """Whether the Triton kernels of `sparse_mla` take latents of these two parts on the device of x."""
+    sizes = launch.tiles(value_dim // 4) and launch.tiles(rotary_dim) and value_dim % 4 == 0
+    return sizes and launch.is_roomy(x)
 
 
 def sparse_mla(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int) -> tuple[Tensor, Tensor]:
     """MLA in its multi-query form over the keys listed for each query: (out [B, T, H, value_dim], lse [B, T, H] fp32).
 
     query [B, T, H, D] (latent part first, then the rotary part), latent [B, S, D], whose first `value_dim` columns are
-    the values too; index [B, T, K] int32, each key at most once a query, -1 where fewer than K are listed. `lse` is
-    the natural logarithm of the sum of exp(score) and carries no gradient. A query that lists no key gets zeros and
-    -inf. value_dim and D - value_dim are powers of two (64 and 16 at least) where Triton runs. Raises ValueError when
-    shapes or types do not belong together.
+    the values too; index [B, T, K] int32, each key below S (not checked) and at most once a query, -1 where fewer than
+    K are listed. `lse` is the natural logarithm of the sum of exp(score) and carries no gradient. A query that lists no
+    key gets zeros and -inf. value_dim and D - value_dim are powers of two (64 and 16 at least) where Triton runs.
+    Raises ValueError when shapes or types do not belong together.
     """
     wants = (*query.shape[:2], index.shape[-1])
     if query.shape[0] != latent.shape[0] or query.shape[-1] != latent.shape[-1] or index.shape != wants:
@@ -71,6 +72,8 @@ def sparse_mla(query: Tensor, latent: Tensor, index: Tensor, scale: float, value
             f"sparse_mla got query {tuple(query.shape)}, latent {tuple(latent.shape)} and index {tuple(index.shape)}, "
             "but needs [B, T, H, D], [B, S, D] and [B, T, K]."
         )
+    if query.dtype != latent.dtype:
+        raise ValueError(f"sparse_mla got a query of {query.dtype} and a latent of {latent.dtype}; it needs one type.")
     if index.dtype != torch.int32 or not 0 < value_dim < query.shape[-1]:
         raise ValueError(
             f"sparse_mla got an index of {index.dtype} and value_dim {value_dim}; it needs int32 and a value_dim "

@@ -47,7 +47,7 @@ def _(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int
 def _(
     query: Tensor, latent: Tensor, index: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(latent)
+    return query.new_empty(query.shape), latent.new_empty(latent.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

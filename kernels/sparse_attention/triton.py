@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import SM90, SM100, Case
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -171,11 +172,12 @@ def _sizes(query: Tensor, value_dim: int, topk: int, block: int) -> dict[str, An
     """Constants that the kernels share; query [B, T, H, D]."""
     heads, width = query.shape[2:]
     rows = min(64, max(16, triton.next_power_of_2(heads)))
-    if query.is_cuda and query.element_size() > 2:  # twice as wide, a tile has to be smaller to fit on chip
+    if launch.is_wide(query):
         rows, block = 16, 16
     return {"H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": rows, "BK": block}
 
 
+@launch.on_device
 def forward(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_dim: int) -> tuple[Tensor, Tensor]:
     """As `reference.sparse_mla`: (out [B, T, H, value_dim], lse [B, T, H] fp32)."""
     query, latent, index = query.contiguous(), latent.contiguous(), index.contiguous()
@@ -190,6 +192,7 @@ def forward(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_di
     return out, lse
 
 
+@launch.on_device
 def backward(
     query: Tensor, latent: Tensor, index: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,8 @@ def sparse_decode(
             f"{tuple(page_table.shape)} and index {tuple(index.shape)}, but needs [B, H, D], [P, page, D], [B, N] and "
             "[B, K]."
         )
+    if query.dtype != pages.dtype:
+        raise ValueError(f"sparse_decode got a query of {query.dtype} and pages of {pages.dtype}; it needs one type.")
     if (index.dtype, page_table.dtype) != (torch.int32, torch.int32) or not 0 < value_dim < query.shape[-1]:
         raise ValueError(
             f"sparse_decode got an index of {index.dtype}, a page_table of {page_table.dtype} and value_dim "

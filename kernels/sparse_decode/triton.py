@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.sparse_decode.share import BLOCK, steps_of
 
@@ -96,6 +97,7 @@ def _combine(parts, part_lse, out, lse, shares, rows, DV: tl.constexpr, BS: tl.c
     tl.store(lse + row, tl.where(total > 0, (top + tl.log2(some)) / LOG2E, float("-inf")))
 
 
+@launch.on_device
 def forward(
     query: Tensor, pages: Tensor, page_table: Tensor, index: Tensor, scale: float, value_dim: int,
     multiprocessors: int | None = None,
@@ -103,15 +105,16 @@ def forward(
     """As `reference.sparse_decode`: (out [B, H, value_dim], lse [B, H] fp32). multiprocessors: those of the device."""
     query, pages, slots = query.contiguous(), pages.contiguous(), cache_rows(page_table, index, pages.shape[1])
     batch, heads, width = query.shape
-    block = min(64, max(16, triton.next_power_of_2(heads)))
+    block = 16 if launch.is_wide(query) else min(64, max(16, triton.next_power_of_2(heads)))
+    keys = 16 if launch.is_wide(query) else BLOCK
     blocks, topk = triton.cdiv(heads, block), index.shape[1]
-    steps = steps_of(topk, batch * blocks, multiprocessors or _multiprocessors(query.device))
-    shares = triton.cdiv(topk, steps * BLOCK)
+    steps = steps_of(topk, batch * blocks, multiprocessors or launch.multiprocessors(query) or 1, keys)
+    shares = max(1, triton.cdiv(topk, steps * keys))
     out, lse = query.new_empty(batch, heads, value_dim), query.new_empty(batch, heads, dtype=torch.float32)
     parts, part_lse = (out, lse) if shares == 1 else _parts(shares, out)
     _shares[batch, blocks, shares](
         query, pages, slots, parts, part_lse, steps, batch, scale, H=heads, DV=value_dim, DR=width - value_dim,
-        K=topk, BH=block, BK=BLOCK, STAGES=2, num_warps=8, num_stages=2,
+        K=topk, BH=block, BK=keys, STAGES=2, num_warps=8, num_stages=2,
     )  # fmt: skip
     if shares > 1:
         _combine[(batch * heads,)](parts, part_lse, out, lse, shares, batch * heads, DV=value_dim, BS=4, num_warps=4)
@@ -123,7 +126,9 @@ def cache_rows(page_table: Tensor, index: Tensor, page: int) -> Tensor:
     page_table, index = page_table.contiguous(), index.contiguous()
     slots = torch.empty_like(index)
     batch, topk = index.shape
-    _slots[batch, triton.cdiv(topk, 256)](page_table, index, slots, page_table.shape[1], K=topk, PAGE=page, BK=256)
+    _slots[batch, max(1, triton.cdiv(topk, 256))](
+        page_table, index, slots, page_table.shape[1], K=topk, PAGE=page, BK=256
+    )
     return slots
 
 
@@ -131,10 +136,6 @@ def _parts(shares: int, out: Tensor) -> tuple[Tensor, Tensor]:
     """Room for every share's result in fp32: [shares, B, H, value_dim] and [shares, B, H]."""
     parts = out.new_empty(shares, *out.shape, dtype=torch.float32)
     return parts, parts.new_empty(parts.shape[:-1])
-
-
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 _SLOTS = {"page_table": "*i32", "index": "*i32", "slots": "*i32", "columns": "i32"}

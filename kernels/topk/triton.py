@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import launch
 from kernels.cases import Case
 from kernels.lightning_indexer.scores import load_keys, ranges, score_tile, visible_range
 
@@ -166,12 +167,13 @@ def capacity(k: int, block: int) -> int:
 
 def _scratch(blocks: int, rows: int, slots: int, like: Tensor) -> tuple[int, tuple[Tensor, ...]]:
     """How many programs share `blocks` blocks of rows, and their (values, places, counts, bounds)."""
-    programs = max(1, min(blocks, SCRATCH_BYTES // (8 * slots * rows)))
+    programs = max(1, min(blocks, SCRATCH_BYTES // (8 * slots * rows), launch.multiprocessors(like) or blocks))
     shape, integer = (programs * rows, slots), torch.int32
     values, places = like.new_empty(shape, dtype=torch.float32), like.new_empty(shape, dtype=integer)
     return programs, (values, places, like.new_empty(shape[0], dtype=integer), values.new_empty(shape[0]))
 
 
+@launch.on_device
 def select_keys(scores: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
     """As `reference.select_keys`: indices [..., k] int32; scores [..., S] fp32."""
     scores, keys, rows = scores.contiguous(), scores.shape[-1], first.numel()
@@ -183,6 +185,7 @@ def select_keys(scores: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
     return out
 
 
+@launch.on_device
 def select_keys_fused(query: Tensor, key: Tensor, weights: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
     """As `select_keys` of the index scores: query [B, T, H, D], key [B, S, D], weights [B, T, H] -> [B, T, k] int32."""
     batch, tokens, heads, dim = query.shape

@@ -1,4 +1,4 @@
-"""The decoding step in plain PyTorch: what the native step computes, and the path where there is no compiler.
+"""The decoding step in PyTorch: what the native step computes, and the path of a GPU, or where there is no compiler.
 
 A step is a flat list of rows, one token each: decoding sessions have one row, sessions being prefilled have
 several in ascending order of position. Every row writes its key to the cache before any row attends.
@@ -117,7 +117,9 @@ class ReferenceStep:
     ) -> Tensor:
         """The same by the GPU's kernel, in which a slot of the cache is a page."""
         if chosen is None:
-            every = torch.arange(int(positions.max()) + 1, device=slots.device)
+            length = int(positions.max()) + 1
+            # Of few widths: the kernel is compiled for each
+            every = torch.arange(1 << (length - 1).bit_length(), device=slots.device)
             chosen = torch.where(every <= positions[:, None], every, -1).int()
         pages, table = self.cache.latent[index], slots[:, None].int()
         out, _ = sparse_decode(heads, pages, table, chosen, 1.0, self.config.kv_lora_rank)

@@ -135,3 +135,5 @@ def test_wrong_shapes_are_refused() -> None:
         sparse_mla(p.query, p.latent[:1], p.index, p.scale, 64)
     with pytest.raises(ValueError, match="int32"):
         sparse_mla(p.query, p.latent, p.index.long(), p.scale, 64)
+    with pytest.raises(ValueError, match="one type"):
+        sparse_mla(p.query.bfloat16(), p.latent, p.index, p.scale, 64)
