@@ -43,7 +43,7 @@ def is_roomy(x: Tensor) -> bool:
 
 def is_wide(x: Tensor) -> bool:
     """Whether tiles of x on a GPU have to be smaller than those of bf16 to fit on chip."""
-    return x.is_cuda and x.element_size() > 2
+    return bool(x.is_cuda and x.element_size() > 2)
 
 
 def multiprocessors(x: Tensor) -> int | None:
