@@ -40,7 +40,7 @@ stop:  ## end the servers and the worker that were started here
 evidence: setup  ## three seeds of RL, its controls, and midtraining with and without pretraining; up to two hours
 	@$(PYTHON) -m tasks.benchmarks.evidence
 
-evidence-dsa: setup  ## DSA next to dense attention, a window, random keys (docs/dsa.md); about an hour on one core, goes on where it stopped
+evidence-dsa: setup  ## DSA next to dense attention, a window, random keys (docs/dsa.md); an hour and a half on one core, goes on where it stopped
 	@$(PYTHON) -m tasks.benchmarks.dsa_evidence
 
 muon-split: setup  ## the largest attention logits under Muon Split and whole-matrix Muon (docs/muon-split.md); minutes
