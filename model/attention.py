@@ -59,7 +59,7 @@ class Attention(nn.Module):
         query, compressed = self._queries(q_latent, context.rope), self._compressed(x, context.rope)
         selection = self._select(x, q_latent, context, shared)
         if selection is not None and selection.keys is not None and absorbs(x, self.config):
-            out, loss = self._attend_absorbed(query, compressed, context, selection)
+            out, loss = self._attend_absorbed(query, compressed, selection)
         else:
             out, loss = self._attend(query, compressed, context, selection)
         return self.o_proj(out.flatten(2)), selection, loss
@@ -84,12 +84,11 @@ class Attention(nn.Module):
         return out.transpose(1, 2), loss
 
     def _attend_absorbed(
-        self, query: Tensor, compressed: tuple[Tensor, Tensor], context: AttentionContext, selection: Selection
+        self, query: Tensor, compressed: tuple[Tensor, Tensor], selection: Selection
     ) -> tuple[Tensor, Tensor | None]:
         """The same over selected keys, on the latents themselves."""
         up = self.kv_b_proj.weight
-        with torch.set_grad_enabled(context.grad):
-            out, *loss = attend(absorb(query, *compressed, up, self.config), selection, up, self.scale, self.config)
+        out, *loss = attend(absorb(query, *compressed, up, self.config), selection, up, self.scale, self.config)
         return out, loss[0] if loss else None
 
     def _queries(self, q_latent: Tensor, rope: Tensor) -> Tensor:

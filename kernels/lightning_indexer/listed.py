@@ -19,8 +19,8 @@ from torch import Tensor
 from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.lightning_indexer.teacher import divergence, halves
+from kernels.tiles import LOG2E, SMALL, head_rows
 
-LOG2E = tl.constexpr(1.4426950408889634)
 SCORES = {"BK": 128, "STAGES": 3}  # listed keys a block, depth of the pipeline
 TEACHER = {"BK": 64, "STAGES": 2}
 BACKWARD = {"BK": 64, "STAGES": 2}
@@ -109,18 +109,12 @@ def _backward(
     tl.store(grad_weights + row * H + head, (weight_sums * scale).to(grad_weights.dtype.element_ty), mask=head < H)
 
 
-def _heads(heads: int) -> int:
-    """Heads a product: tensor cores want 16 columns at least."""
-    return int(min(64, max(16, triton.next_power_of_2(heads))))
-
-
 def listed_teacher(query: Tensor, latent: Tensor, lse: Tensor, index: Tensor, scale: float) -> Tensor:
     """mean over heads of exp(scale * q . k - lse) at the listed keys: [B, R, K] fp32, 0 where none is listed."""
     batch, tokens, heads, width = query.shape
     teacher = query.new_empty(index.shape, dtype=torch.float32)
-    block = 16 if launch.is_wide(query) else _heads(heads)
-    keys = {"BK": 16, "STAGES": 1} if launch.is_wide(query) else TEACHER
-    sizes = {"H": heads, **halves(width), "K": index.shape[2], "BH": block, **keys}
+    keys = {"BK": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
+    sizes = {"H": heads, **halves(width), "K": index.shape[2], "BH": head_rows(query), **keys}
     grid = (batch * tokens,)
     _teacher[grid](query, latent, lse, index, teacher, tokens, latent.shape[1], scale, **sizes, num_warps=8)
     return teacher

@@ -20,8 +20,8 @@ from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.lightning_indexer import scores
 from kernels.lightning_indexer.scores import block_start, visible_range
+from kernels.tiles import LOG2E, SMALL
 
-LOG2E = tl.constexpr(1.4426950408889634)
 TEACHER = {"BT": 64, "BS": 64, "STAGES": 2}
 DIVERGENCE = {"BN": 2048}
 BUFFER_BYTES = 512 << 20  # of scores and teacher kept at once: bounds the memory of the loss
@@ -136,7 +136,7 @@ def divergence(scores: Tensor, teacher: Tensor, count: int) -> Tensor:
 
 def tile(query: Tensor) -> dict[str, int]:
     """Queries and keys a tile of attention's products, and the depth of its pipeline."""
-    return {"BT": 16, "BS": 16, "STAGES": 1} if launch.is_wide(query) else TEACHER
+    return {"BT": SMALL, "BS": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
 
 
 def halves(width: int) -> dict[str, int]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from kernels import launch
 from kernels.cases import SM90, SM100, Case
+from kernels.tiles import LOG2E, head_rows, keys_of
 
-LOG2E = tl.constexpr(1.4426950408889634)
 SLOPE_BYTES = 256 << 20  # of slopes kept at once: bounds the memory of the backward pass
 
 
@@ -171,9 +171,7 @@ def _backward_query(
 def _sizes(query: Tensor, value_dim: int, topk: int, block: int) -> dict[str, Any]:
     """Constants that the kernels share; query [B, T, H, D]."""
     heads, width = query.shape[2:]
-    rows = min(64, max(16, triton.next_power_of_2(heads)))
-    if launch.is_wide(query):
-        rows, block = 16, 16
+    rows, block = head_rows(query), keys_of(query, block)
     return {"H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": rows, "BK": block}
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from kernels import launch
 from kernels.cases import SM90, SM100, Case
 from kernels.sparse_decode.share import BLOCK, steps_of
-
-LOG2E = tl.constexpr(1.4426950408889634)
+from kernels.tiles import LOG2E, head_rows, keys_of
 
 
 @triton.jit
@@ -105,8 +104,7 @@ def forward(
     """As `reference.sparse_decode`: (out [B, H, value_dim], lse [B, H] fp32). multiprocessors: those of the device."""
     query, pages, slots = query.contiguous(), pages.contiguous(), cache_rows(page_table, index, pages.shape[1])
     batch, heads, width = query.shape
-    block = 16 if launch.is_wide(query) else min(64, max(16, triton.next_power_of_2(heads)))
-    keys = 16 if launch.is_wide(query) else BLOCK
+    block, keys = head_rows(query), keys_of(query, BLOCK)
     blocks, topk = triton.cdiv(heads, block), index.shape[1]
     steps = steps_of(topk, batch * blocks, multiprocessors or launch.multiprocessors(query) or 1, keys)
     shares = max(1, triton.cdiv(topk, steps * keys))

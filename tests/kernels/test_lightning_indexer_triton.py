@@ -206,7 +206,7 @@ def test_packed_documents() -> None:
 
 
 def test_attention_heads_in_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listed_kernels, "_heads", lambda heads: 16)
+    monkeypatch.setattr(listed_kernels, "head_rows", lambda query: 16)
     check_listed_loss(listed_kernels, problem(1, 3, 30, heads=39))
 
 
