@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(report.text(found))
     path = options.output or (None if options.tiny else report.default_path(found))
     if path:
-        print(*(f"Wrote {p}" for p in report.write(found, path)), sep="\n")
+        print(*(f"Wrote {p}" for p in _write(found, path)), sep="\n")
     return int(bool(found.failed()))
 
 
@@ -72,6 +72,16 @@ def _run(chosen: list[Entry], place: Place, options: argparse.Namespace) -> repo
         if options.sweep:
             found.rows += measure.sweeps(entry, place, shapes[0], budget)
     return found
+
+
+def _write(found: report.Report, path: Path) -> list[Path]:
+    """The JSON, and a picture beside it where matplotlib is there; what was written."""
+    written = [report.write(found, path)]
+    try:
+        from kernels.bench import picture
+    except ImportError:
+        return written
+    return [*written, picture.draw(found, path.with_suffix(".png"))]
 
 
 if __name__ == "__main__":

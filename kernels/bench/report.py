@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON and as a picture."""
+"""What was measured, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -130,12 +130,8 @@ def default_path(report: Report) -> Path:
     return RESULTS / f"{chip}-{report.date}.json"
 
 
-def write(report: Report, path: Path) -> list[Path]:
-    """The JSON, and a picture beside it where matplotlib is there; what was written."""
+def write(report: Report, path: Path) -> Path:
+    """The JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(as_json(report), indent=1) + "\n")
-    try:
-        from kernels.bench import picture
-    except ImportError:
-        return [path]
-    return [path, picture.draw(report, path.with_suffix(".png"))]
+    return path
