@@ -31,6 +31,7 @@ from pathlib import Path
 from tasks.config import load_config
 from tasks.rl import supervisor
 checkpoint, state, *overrides = sys.argv[1:]
+supervisor.PROGRAMS["judge"] = "tests.tasks.rl.slow_judging"
 supervisor.run_all(supervisor.prepare(load_config("params.yaml", overrides), Path(checkpoint), Path(state)))
 """
 pytestmark = pytest.mark.slow
