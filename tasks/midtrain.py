@@ -55,7 +55,7 @@ def phases(config: Config) -> list[Phase]:
     """
     section = config.midtrain
     settings = OptimizerSettings.of(section)
-    indexer = replace(settings, name="adamw", adamw_lr=section.indexer_lr)
+    indexer = OptimizerSettings.of_warmup(section)
     mixture, agent = dict(section.mixture), dict(section.agent_mixture)
     size, agent_size = (section.batch, section.context), (section.agent_batch, section.agent_context)
     light = dict.fromkeys(("corpus", "retrieval"), section.other_weight)  # they would drown the few tokens of commands

@@ -116,7 +116,8 @@ class MidtrainConfig:
     optimizer: Literal["muon", "adamw"]
     muon_lr: PositiveFloat
     adamw_lr: PositiveFloat
-    indexer_lr: PositiveFloat
+    indexer_muon_lr: PositiveFloat  # of the indexers' matrices in their warm-up, where the optimizer is Muon
+    indexer_lr: PositiveFloat  # AdamW's in it
     decay: Share  # share of the last phase over which the learning rate falls
     mixture: SourceShares  # source -> share of the rows
     agent_mixture: SourceShares

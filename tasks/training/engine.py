@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from model import Transformer
 from model.layers import Linear
-from model.muon import Muon, parameter_groups
+from model.muon import Muon, indexer_groups, parameter_groups
 from tasks.training import distributed, snapshot
 from tasks.training.data import Batch, Mode
 from tasks.training.errors import DivergenceError
-from tasks.training.settings import OptimizerSettings
+from tasks.training.settings import OptimizerSettings, Trained
 
 LossFunction = Callable[[Transformer], tuple[Tensor, dict[str, Any]]]
 LOAD = "expert_load"  # a loss that reports it asks for the routers' biases to be moved after the step
@@ -47,14 +47,14 @@ class Trainer:
         self,
         transformer: Transformer,
         settings: OptimizerSettings,
-        train: Literal["all", "indexer", "backbone"] = "all",
+        train: Trained = "all",
     ) -> None:
         distributed.start_process_group()
         deepspeed = distributed.import_deepspeed()
         self.device = distributed.device()
         self.transformer = transformer.to(self.device)
         _freeze(self.transformer, train)
-        self.optimizer = build_optimizer(self.transformer, settings)
+        self.optimizer = build_optimizer(self.transformer, settings, train)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.settings = settings
         self.engine, _, _, _ = deepspeed.initialize(
@@ -126,14 +126,14 @@ class Trainer:
         return float(norm)
 
 
-def build_optimizer(transformer: Transformer, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Muon + AdamW in one object, or AdamW over all trainable parameters."""
+def build_optimizer(transformer: Transformer, settings: OptimizerSettings, train: Trained) -> torch.optim.Optimizer:
+    """Muon + AdamW in one object, or AdamW over all trainable parameters; Muon takes indexers where they are alone."""
     if settings.name == "adamw":
         trainable = [p for p in transformer.parameters() if p.requires_grad]
         betas = (settings.beta1, settings.beta2)
         return torch.optim.AdamW(trainable, lr=settings.adamw_lr, betas=betas, weight_decay=settings.weight_decay)
-    groups = parameter_groups(transformer, muon_lr=settings.muon_lr, adamw_lr=settings.adamw_lr)
-    return Muon(groups)
+    grouped = indexer_groups if train == "indexer" else parameter_groups
+    return Muon(grouped(transformer, settings.muon_lr, settings.adamw_lr), momentum=settings.momentum)
 
 
 def batch_loss(batch: Batch, mode: Mode) -> LossFunction:
@@ -151,7 +151,7 @@ def batch_loss(batch: Batch, mode: Mode) -> LossFunction:
     return loss_function
 
 
-def _freeze(transformer: Transformer, train: str) -> None:
+def _freeze(transformer: Transformer, train: Trained) -> None:
     for name, parameter in transformer.named_parameters():
         parameter.requires_grad_(train == "all" or (".indexer." in name) == (train == "indexer"))
 

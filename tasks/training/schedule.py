@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from tasks.training.data import Mode
-from tasks.training.settings import OptimizerSettings
+from tasks.training.settings import OptimizerSettings, Trained
 
 WINDOW = 10  # steps whose mean loss may end a phase
 
@@ -29,7 +28,7 @@ class Phase:
     context: int  # tokens a row
     mixture: dict[str, float]
     optimizer: OptimizerSettings
-    train: Literal["all", "indexer", "backbone"] = "all"
+    train: Trained = "all"
     warmup: float = 0.02  # share of the phase's steps
     decay: float = 0.0
     until: float = 0.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.config.sections import MidtrainConfig, PretrainConfig
+
+Trained = Literal["all", "indexer", "backbone"]  # which parameters move
+WARMUP_MOMENTUM = 0.8  # Muon's usual 0.95 averages over a quarter of an indexer's warm-up
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class OptimizerSettings:
 
     name: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.02
+    momentum: float = 0.95  # Muon's
     adamw_lr: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.95
@@ -38,6 +42,12 @@ class OptimizerSettings:
             zero_stage=section.zero_stage,
             dtype=section.dtype,
         )
+
+    @classmethod
+    def of_warmup(cls, section: MidtrainConfig) -> OptimizerSettings:
+        """Of the phase in which the indexers alone learn: the section's, at their rates and with a short memory."""
+        matrices, rest = section.indexer_muon_lr, section.indexer_lr
+        return replace(cls.of(section), momentum=WARMUP_MOMENTUM, muon_lr=matrices, adamw_lr=rest)
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):

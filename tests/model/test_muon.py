@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Muon, parameter_groups
-from model.muon import orthogonalise
+from model.muon import indexer_groups, orthogonalise
 from tests.model.shapes import small_transformer, tokens
 
 
@@ -101,3 +101,11 @@ def test_training_resumes_exactly_from_a_saved_state() -> None:
 def test_a_vector_is_refused_by_muon() -> None:
     with pytest.raises(ValueError, match="vector"):
         Muon([{"name": "muon", "params": [torch.nn.Parameter(torch.ones(3))]}])
+
+
+def test_every_weight_of_the_indexers_is_in_one_group_of_a_warm_up() -> None:
+    transformer = small_transformer()
+    grouped = [id(p) for group in indexer_groups(transformer, 0.1, 0.01) for p in group["params"]]
+    wanted = [id(p) for name, p in transformer.named_parameters() if ".indexer." in name]
+    assert wanted
+    assert sorted(grouped) == sorted(wanted)

@@ -26,7 +26,6 @@ from tasks.benchmarks.dsa.parts import Part
 from tasks.benchmarks.dsa.plan import topks
 from tasks.benchmarks.dsa.scoring import score
 from tasks.benchmarks.dsa.selections import Make, fitted, raw_queries, replaced, resized, window
-from tasks.benchmarks.dsa.warmup import MOMENTUM, warm_up
 from tasks.training.data import Mode
 from tasks.training.loop import Report
 from tasks.training.schedule import Phase
@@ -126,7 +125,7 @@ class Networks:
     ) -> Part:
         phase = phase or self.bench.plan.warmup(self.length)
         marks = {phase.steps // 4, phase.steps // 2, phase.steps}
-        rule = {"mass_tokens": self.bench.plan.scale.mass_tokens, "momentum": MOMENTUM}
+        rule = {"mass_tokens": self.bench.plan.scale.mass_tokens}
 
         def work(transformer: Transformer) -> Mapping[str, Any]:
             found, meter = dict[str, Any](), Meter()
@@ -136,9 +135,8 @@ class Networks:
                     if step in marks:
                         found[str(step)] = self._masses_by_topk(transformer, make)
 
-            seed = self.seed * SEED_STEP + 8
             with replaced(transformer, make):
-                warm_up(transformer, phase, self.bench.material.sources(self.length), seed, report)
+                self._run(transformer, phase, 8, report)
             return {"masses": found, "seconds": round(meter.seconds, 2)}
 
         queries = {"selection": make.__name__} if make else {}

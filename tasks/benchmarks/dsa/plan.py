@@ -15,7 +15,6 @@ MIXTURE = {"corpus": 0.4, "retrieval": 0.6}
 # Four times the heads of params.yaml's and twice their width: one layer spreads its attention over some hundred keys,
 # and with half as many heads it depends on the first weights whether eighty steps find all that it looks for.
 INDEXER = {"index_n_heads": 16, "index_head_dim": 64}
-WARMUP_MUON, WARMUP_RATE = 0.12, 3.0  # Muon's rate, and AdamW's in `midtrain.indexer_lr`: eighty steps have to do
 TEACHING_SHARE, TEACHING_LEAST = 16, 128  # one query row in sixteen teaches the indexer, but at least so many
 
 
@@ -79,7 +78,7 @@ class Plan:
         return self._phase("long", "dense", self.scale.long_steps, self.scale.long_tokens, length)
 
     def warmup(self, length: int) -> Phase:
-        """The indexer alone, against dense attention; `warmup.warm_up` runs it."""
+        """The indexer alone, against dense attention."""
         return self._warmup(self.scale.warmup_steps, self.scale.warmup_tokens, length)
 
     def quick_warmup(self, length: int) -> Phase:
@@ -88,8 +87,7 @@ class Plan:
 
     def _warmup(self, steps: int, tokens: int, length: int) -> Phase:
         phase = self._phase("warmup", "warmup", steps, tokens, length)
-        rate = WARMUP_RATE * self.config.midtrain.indexer_lr
-        settings = replace(phase.optimizer, name="muon", muon_lr=WARMUP_MUON, adamw_lr=rate)
+        settings = replace(OptimizerSettings.of_warmup(self.config.midtrain), name="muon")
         return replace(phase, optimizer=settings, train="indexer", decay=0.4)
 
     def extra(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:

@@ -79,7 +79,7 @@ class Arm:
         short, long = self.config.pretrain, self.config.midtrain
         dtype: Literal["float32", "bfloat16"] = "bfloat16" if self.name == "bf16" else "float32"
         dense, sparse = (replace(OptimizerSettings.of(section), dtype=dtype) for section in (short, long))
-        indexer = replace(sparse, name="adamw", adamw_lr=long.indexer_lr)
+        indexer = replace(OptimizerSettings.of_warmup(long), dtype=dtype)
         size = (long.batch, long.context, LONG_SHARES)
         return [
             Phase("dense", "dense", self.plan.dense_steps, short.batch, short.context, DENSE_SHARES, dense),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -66,13 +66,21 @@ def test_accumulated_gradients_equal_those_of_one_batch() -> None:
     assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
 
 
-def test_warm_up_moves_the_indexer_alone() -> None:
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_warm_up_moves_the_indexer_alone(name: Literal["muon", "adamw"]) -> None:
     transformer = tiny.transformer()
     before = {name: value.clone() for name, value in transformer.state_dict().items()}  # the routers' biases too
-    Trainer(transformer, OptimizerSettings(name="adamw"), train="indexer").step(batch_loss(batch(), "warmup"))
+    Trainer(transformer, OptimizerSettings(name=name), train="indexer").step(batch_loss(batch(), "warmup"))
     moved = {name for name, value in transformer.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(".indexer." in name for name in moved)
+
+
+def test_a_warm_up_teaches_the_indexer() -> None:
+    settings = OptimizerSettings(muon_lr=0.05, adamw_lr=0.02, momentum=0.8)
+    trainer = Trainer(tiny.transformer(), settings, train="indexer")
+    losses = [trainer.step(batch_loss(batch(step), "warmup"))["loss"] for step in range(30)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_backbone_leaves_the_indexer_alone() -> None:
