@@ -83,7 +83,7 @@ def test_sigterm_gives_the_leases_back(tmp_path, checkpoint):
     try:
         _wait_for(lambda: _ask(run_dir, leases), worker)
         worker.terminate()
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=120) == 0
     finally:
         worker.kill()
         worker.wait()
