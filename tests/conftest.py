@@ -1,6 +1,8 @@
-"""Settings every test starts with: no telemetry, no network look-ups, threads that do not spin."""
+"""Settings every test starts with: no telemetry, no network look-ups, threads that do not spin, no timed examples."""
 
 import os
+
+from hypothesis import HealthCheck, settings
 
 for _name, _value in {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -14,3 +16,7 @@ for _name, _value in {
     "TRITON_INTERPRET": "1",  # before any kernel's module is imported
 }.items():
     os.environ.setdefault(_name, _value)
+
+# An example that waits for a busy machine is no fault: pytest's own limit is enough against one that hangs.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")

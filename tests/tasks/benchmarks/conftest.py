@@ -25,7 +25,7 @@ class PlainBox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, command: str, timeout: float = 5.0) -> None:
+    def run(self, command: str, timeout: float = 60.0) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(["bash", "-c", command], cwd=self._folder.name, timeout=timeout, check=False)
 

@@ -38,16 +38,21 @@ def test_the_metrics_hold_every_case_and_what_was_compared(tmp_path: Path, monke
         torch.set_num_threads(threads)
     found = json.loads(out.read_text())
     for name in ("decode", "train"):
-        assert found[name]["ratio"] == pytest.approx(found[name]["ours"] / found[name]["transformers"], rel=0.01)
-        assert found[name]["ratio_spread"][0] <= found[name]["ratio"] * 1.01
+        assert found[name]["ratio"] == rounded(found[name]["ours"] / found[name]["transformers"])
+        assert found[name]["ratio_spread"][0] <= found[name]["ratio"] * 1.01 + 0.001
         assert len(found[name]["seconds"]["ours"]) == 2
     trained = found["train"]
     best = max(trained["transformers"], trained["transformers_bf16"])
-    assert trained["ratio_bf16"] == pytest.approx(trained["ours_bf16"] / best, rel=0.01)
-    assert trained["gain_bf16"] == pytest.approx(trained["ours_bf16"] / trained["ours"], rel=0.01)
+    assert trained["ratio_bf16"] == rounded(trained["ours_bf16"] / best)
+    assert trained["gain_bf16"] == rounded(trained["ours_bf16"] / trained["ours"])
     assert "ours_bf16" not in found["decode"]
     assert found["agreement"]["relative_error"] <= 1e-5
     assert found["setting"]["threads"] == 1
+
+
+def rounded(ratio: float) -> object:
+    """Ratios keep three decimals, a large share of the small one that an interrupted turn leaves."""
+    return pytest.approx(ratio, rel=0.01, abs=0.001)
 
 
 def test_both_train_the_same_parameters_on_the_same_loss() -> None:

@@ -44,20 +44,24 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "/dev/null",
     ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _wait_for(address)
-    yield f"http://{address}"
-    server.terminate()
-    server.wait(10)
+    try:
+        _wait_for(address, server)
+        yield f"http://{address}"
+    finally:
+        server.terminate()
+        server.wait(60)
 
 
-def _wait_for(address: str) -> None:
+def _wait_for(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
     host, port = address.split(":")
-    for _ in range(100):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"The S3 server for {address} ended with status {server.returncode}."
         with socket.socket() as probe:
             if probe.connect_ex((host, int(port))) == 0:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"No S3 server on {address} after ten seconds.")
+    raise TimeoutError(f"No S3 server on {address} after {seconds:g} seconds.")
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def attempt(factory: SandboxFactory) -> Attempt:
     def play(task: Task, commands: list[str]) -> Verdict:
         with factory.box(task.files) as box:
             for command in commands:
-                box.run(command, 3)
+                box.run(command)
             artifacts = box.collect(task.artifacts)
         return grade(task, artifacts, factory)
 

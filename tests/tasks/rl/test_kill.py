@@ -75,13 +75,15 @@ def test_every_trajectory_counts_once_whatever_is_killed(tmp_path, checkpoint, p
 
 
 def test_sigterm_gives_the_leases_back(tmp_path, checkpoint):
-    run_dir = supervisor.prepare(load_config("params.yaml", SETTINGS), checkpoint, tmp_path / "state")
+    # Nobody judges here, so the work is what may be planned ahead: too much to end before a look finds a lease.
+    endless = [*SETTINGS, "reinforce.updates=2000", "reinforce.eta=2000"]
+    run_dir = supervisor.prepare(load_config("params.yaml", endless), checkpoint, tmp_path / "state")
     worker = subprocess.Popen([sys.executable, "-m", "tasks.rl.rollout", "--run-dir", str(run_dir)])
     leases = "SELECT count(*) FROM episodes WHERE worker IS NOT NULL"
     try:
         _wait_for(lambda: _ask(run_dir, leases), worker)
         worker.terminate()
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=120) == 0
     finally:
         worker.kill()
         worker.wait()

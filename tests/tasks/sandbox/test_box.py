@@ -1,5 +1,4 @@
 import os
-import time
 
 import pytest
 
@@ -21,7 +20,7 @@ def test_exit_codes_arrive(box: Box) -> None:
 
 
 def test_commands_read_nothing(box: Box) -> None:
-    assert box.run("cat; read line; echo $?", 3).output == "1\n"
+    assert box.run("cat; read line; echo $?").output == "1\n"
 
 
 @pytest.mark.parametrize("broken", ["echo 'open", "for x in", "if", ")", "cat <<X"])
@@ -54,8 +53,8 @@ def test_child_processes_cannot_reach_the_answer(box: Box) -> None:
 
 
 def test_an_answer_without_the_nonce_ends_the_box(box: Box) -> None:
-    forge = 'for fd in 10 11 12 13; do echo "0123456789abcdef 0" >&$fd; done 2>/dev/null; sleep 9'
-    result = box.run(forge, 8)
+    forge = 'for fd in 10 11 12 13; do echo "0123456789abcdef 0" >&$fd; done 2>/dev/null; sleep 90'
+    result = box.run(forge, 60)
     assert (result.exit_code, result.timed_out) == (137, False)
     assert box.run("echo alive").exit_code == 137
 
@@ -76,9 +75,8 @@ def test_the_shell_cannot_be_killed_from_inside(box: Box) -> None:
 
 
 def test_background_work_does_not_hold_a_command_up(box: Box) -> None:
-    start = time.monotonic()
-    assert box.run("sleep 60 & echo started").output == "started\n"
-    assert time.monotonic() - start < 5
+    result = box.run("sleep 60 & echo started", 30)  # which would end a command that waits for it
+    assert (result.exit_code, result.output) == (0, "started\n")
 
 
 def test_report_descriptor_is_separate_from_output(factory: SandboxFactory) -> None:

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tasks.sandbox.launch import make_etc
 
 
 def descriptors() -> int:
+    gc.collect()  # what earlier tests left open must not close between two counts
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -83,15 +85,16 @@ def test_a_box_outlives_the_thread_that_opened_it(factory: SandboxFactory) -> No
 
 
 def test_boxes_die_with_a_killed_program() -> None:
+    seconds = f"{1000 + os.getpid()}.25"  # tells it from the same test in another process
     program = (
         "import os, signal; from tasks.sandbox import open_sandbox; b = open_sandbox().box({});"
-        "b.run('sleep 77.25 &'); print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        f"b.run('sleep {seconds} &'); print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
-    deadline = time.monotonic() + 5
-    while _running("sleep\x0077.25") and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while _running(f"sleep\0{seconds}") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _running("sleep\x0077.25")
+    assert not _running(f"sleep\0{seconds}")
 
 
 def _running(command: str) -> bool:
@@ -155,14 +158,17 @@ def test_torch_is_not_imported() -> None:
 
 
 def test_a_box_costs_milliseconds_and_a_command_less_than_one(factory: SandboxFactory) -> None:
-    """Bounds for the fastest of many, ten times what an idle core shows, so that a busy machine still passes."""
+    """Bounds for the fastest of many, thirty times what an idle core shows, so that a busy machine still passes."""
     boxes, commands = [], []
     for _ in range(10):
         start = time.perf_counter()
         with factory.box({"a.txt": "x"}) as box:
-            opened = time.perf_counter()
             box.run(":")
-            commands.append(time.perf_counter() - opened)
         boxes.append(time.perf_counter() - start)
-    assert min(boxes) < 0.08
-    assert min(commands) < 0.002
+    with factory.box({}) as box:
+        for _ in range(200):
+            start = time.perf_counter()
+            box.run(":")
+            commands.append(time.perf_counter() - start)
+    assert min(boxes) < 0.25
+    assert min(commands) < 0.004

@@ -25,7 +25,7 @@ def run_program(*arguments: str, launcher: tuple[str, ...] = (), **variables: st
     command = [sys.executable, *launcher, "-m", "tests.tasks.training.program", *arguments]
     environment = {**os.environ, **variables}
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=environment
+        command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False, env=environment
     )  # fmt: skip
 
 
