@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import nan
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -14,6 +17,9 @@ from matplotlib.figure import Figure
 INK = "#010203"  # stands for the page's text colour and is replaced by `currentColor`
 COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#a855f7")
 GREY = "#94a3b8"
+FAR = (
+    5  # times the usual distance of two points: what lies between was left out, and a line through it would be made up
+)
 
 Interval = tuple[float, float, float]  # value, low, high
 
@@ -27,13 +33,24 @@ def interval(estimate: Any) -> Interval:
 
 
 def curves(title: str, lines: Mapping[str, Sequence[Sequence[float]]], x: str, y: str) -> str:
-    """Lines through (x, y) points, one a name."""
+    """Lines through (x, y) points, one a name; a line has a gap where x leaves steps out."""
     figure, axes = _figure(title, x, y)
     for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
-        axes.plot([point[0] for point in points], [point[1] for point in points], color=colour, lw=1.8, label=name)
+        shown = with_gaps(points)
+        axes.plot([at for at, _ in shown], [value for _, value in shown], color=colour, lw=1.8, label=name)
     if len(lines) > 1:
         _legend(figure, axes)
     return svg(figure, title)
+
+
+def with_gaps(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """The points, and one without a value behind each that the next is far from."""
+    steps = [after[0] - before[0] for before, after in pairwise(points)]
+    usual = median(steps) if steps else 0.0
+    found: list[tuple[float, float]] = []
+    for (at, value), step in zip(points, [*steps, 0.0], strict=False):
+        found += [(at, value), (at, nan)] if step > FAR * usual else [(at, value)]
+    return found
 
 
 def bars(title: str, groups: Mapping[str, Mapping[str, Interval]], y: str, baseline: float | None = None) -> str:

@@ -103,7 +103,10 @@ def _language_pictures() -> list[tuple[str, str]]:
         name: found["curve"] for name, found in (("pretrain", pretrain), ("midtrain", midtrain)) if "curve" in found
     }
     if losses:
-        caption = "Each stage counts its own steps; midtrain changes context, attention and data, so its curve jumps."
+        caption = (
+            "Each stage counts its own steps; midtrain changes context, attention and data, so its curve jumps. "
+            "A gap: the phase reached its loss before its last step."
+        )
         made.append((pictures.curves("Training loss", losses, "step", "nats a token"), caption))
     if pretrain:
         made.append((_bits_picture(curate, pretrain, midtrain), "Lower is better; xz -9 sees the whole text at once."))
