@@ -57,7 +57,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for `Muon`: one per pattern of blocks ("muon"), then "adamw" and "indexer"; empty groups are left out.
 
-    Embedding, head, norms and routers go to AdamW, and so do the indexers (at indexer_lr, by default adamw_lr).
+    Embedding, head, norms and routers go to AdamW, and so do the indexers (at indexer_lr, by default adamw_lr); where
+    they learn alone, `indexer_groups` are theirs.
     `split=False` orthogonalises the MLA up-projections whole, for comparison. Frozen parameters are left out.
     """
     matrices: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
@@ -79,7 +80,7 @@ def parameter_groups(
 def indexer_groups(transformer: Transformer, muon_lr: float, adamw_lr: float) -> list[dict[str, Any]]:
     """Groups for `Muon` of a warm-up, in which the indexers alone learn: queries head by head, keys whole, rest AdamW.
 
-    As far in 80 steps as AdamW on all of them in 160 (docs/log.md).
+    In one measured case as far in 80 steps as AdamW on all of them in 160 (docs/log.md).
     """
     indexers = [module for module in transformer.modules() if isinstance(module, Indexer)]
     rest = [p for indexer in indexers for part in (indexer.k_norm, indexer.weights_proj) for p in part.parameters()]

@@ -117,7 +117,7 @@ class MidtrainConfig:
     muon_lr: PositiveFloat
     adamw_lr: PositiveFloat
     indexer_muon_lr: PositiveFloat  # of the indexers' matrices in their warm-up, where the optimizer is Muon
-    indexer_lr: PositiveFloat  # AdamW's in it
+    indexer_lr: PositiveFloat  # of what AdamW takes in it
     decay: Share  # share of the last phase over which the learning rate falls
     mixture: SourceShares  # source -> share of the rows
     agent_mixture: SourceShares

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 INK = "#010203"  # stands for the page's text colour and is replaced by `currentColor`
 COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#a855f7")
 GREY = "#94a3b8"
-FAR = (
-    5  # times the usual distance of two points: what lies between was left out, and a line through it would be made up
-)
+# Times the usual distance of two points: what lies between was left out, and a line there would be made up.
+FAR = 5
 
 Interval = tuple[float, float, float]  # value, low, high
 

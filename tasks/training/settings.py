@@ -8,14 +8,15 @@ from typing import Literal
 from tasks.config.sections import MidtrainConfig, PretrainConfig
 
 Trained = Literal["all", "indexer", "backbone"]  # which parameters move
-WARMUP_MOMENTUM = 0.8  # Muon's usual 0.95 averages over a quarter of an indexer's warm-up
+WARMUP_MOMENTUM = 0.8  # Muon's usual 0.95 averages over twenty steps, and an indexer's warm-up may have sixteen
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """Learning rates are peaks: the schedule multiplies them.
 
-    `muon` takes hidden matrices (with Muon Split over the MLA up-projections), AdamW the rest.
+    `muon` takes hidden matrices (with Muon Split over the MLA up-projections), AdamW the rest;
+    where the indexers learn alone, it takes their matrices.
     Muon needs whole matrices, so it goes with ZeRO stage 0; stages 1-3 shard flat buffers and
     take `adamw`. `bfloat16` is autocast over fp32 weights:
     `kernels.precision` says what it rounds.

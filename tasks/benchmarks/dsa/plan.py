@@ -78,7 +78,7 @@ class Plan:
         return self._phase("long", "dense", self.scale.long_steps, self.scale.long_tokens, length)
 
     def warmup(self, length: int) -> Phase:
-        """The indexer alone, against dense attention."""
+        """The indexer alone, against dense attention, by Muon whatever the stage uses."""
         return self._warmup(self.scale.warmup_steps, self.scale.warmup_tokens, length)
 
     def quick_warmup(self, length: int) -> Phase:
@@ -87,7 +87,7 @@ class Plan:
 
     def _warmup(self, steps: int, tokens: int, length: int) -> Phase:
         phase = self._phase("warmup", "warmup", steps, tokens, length)
-        settings = replace(OptimizerSettings.of_warmup(self.config.midtrain), name="muon")
+        settings = replace(OptimizerSettings.of_warmup(self.config.midtrain), name="muon", zero_stage=0)
         return replace(phase, optimizer=settings, train="indexer", decay=0.4)
 
     def extra(self, length: int, mode: Literal["dense", "sparse"]) -> Phase:

@@ -83,6 +83,7 @@ def test_default_file_is_valid_and_frozen() -> None:
         ("midtrain.muon_lr=-1", r"'midtrain\.muon_lr' in params\.yaml is wrong"),
         ("midtrain.adamw_lr=0", r"'midtrain\.adamw_lr' in params\.yaml is wrong"),
         ("midtrain.indexer_lr=0", r"'midtrain\.indexer_lr' in params\.yaml is wrong"),
+        ("midtrain.indexer_muon_lr=0", r"'midtrain\.indexer_muon_lr' in params\.yaml is wrong"),
         ("midtrain.trajectory_weight=0", r"'midtrain\.trajectory_weight' in params\.yaml is wrong"),
         ("midtrain.other_weight=-0.1", r"'midtrain\.other_weight' in params\.yaml is wrong"),
         ("midtrain.other_weight=1", r"'midtrain' .*: trajectory_weight must be more than other_weight"),

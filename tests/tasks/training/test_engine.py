@@ -76,6 +76,22 @@ def test_warm_up_moves_the_indexer_alone(name: Literal["muon", "adamw"]) -> None
     assert all(".indexer." in name for name in moved)
 
 
+def test_a_warm_up_gives_muon_the_indexers_matrices() -> None:
+    transformer = tiny.transformer()
+    settings = OptimizerSettings(muon_lr=0.05, adamw_lr=0.02, momentum=0.8)
+    groups = Trainer(transformer, settings, train="indexer").optimizer.param_groups
+    heads = (transformer.config.index_head_dim,)
+    assert [(g["name"], g["blocks"], g["lr"], g["momentum"]) for g in groups] == [
+        ("muon", heads, 0.05, 0.8),
+        ("muon", (), 0.05, 0.8),
+        ("indexer", (), 0.02, 0.8),
+    ]
+    names = {id(parameter): name for name, parameter in transformer.named_parameters()}
+    ends = [{names[id(p)].split(".indexer.")[1] for p in group["params"]} for group in groups]
+    assert ends[:2] == [{"wq_b.weight"}, {"wk.weight"}]
+    assert ends[2] == {"k_norm.weight", "k_norm.bias", "weights_proj.weight"}
+
+
 def test_a_warm_up_teaches_the_indexer() -> None:
     settings = OptimizerSettings(muon_lr=0.05, adamw_lr=0.02, momentum=0.8)
     trainer = Trainer(tiny.transformer(), settings, train="indexer")

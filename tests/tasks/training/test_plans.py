@@ -5,6 +5,7 @@ from pathlib import Path
 from model import Transformer
 from tasks import midtrain, pretrain
 from tasks.config import load_config
+from tasks.training.settings import OptimizerSettings
 
 PARAMS = Path(__file__).resolve().parents[3] / "params.yaml"
 
@@ -19,7 +20,8 @@ def test_copying_comes_before_the_text_and_stays_in_it() -> None:
 
 
 def test_sparse_attention_comes_last_in_midtraining() -> None:
-    plan = midtrain.phases(load_config(PARAMS))
+    config = load_config(PARAMS)
+    plan = midtrain.phases(config)
     assert [(phase.name, phase.mode, phase.train) for phase in plan] == [
         ("dense", "dense", "all"),
         ("agent", "dense", "all"),
@@ -28,6 +30,7 @@ def test_sparse_attention_comes_last_in_midtraining() -> None:
     ]
     assert [phase.decay > 0 for phase in plan] == [False, False, False, True]
     assert plan[1].weights["corpus"] < 1
+    assert plan[2].optimizer == OptimizerSettings.of_warmup(config.midtrain)
 
 
 def test_embeddings_share_a_direction_from_which_positions_can_be_told() -> None:

@@ -48,9 +48,9 @@ def corpus(documents: bool = True) -> CorpusWindows:
 def phases(steps: int = 6) -> list[Phase]:
     """All three modes of DSA, so that a resume crosses a change of optimizer."""
     mixture = {"corpus": 1.0}
-    muon, adamw = OptimizerSettings(), OptimizerSettings(name="adamw", adamw_lr=1e-2)
+    muon, short = OptimizerSettings(), OptimizerSettings(muon_lr=0.05, momentum=0.8)
     return [
         Phase("dense", "dense", steps, 2, 32, mixture, muon),
-        Phase("indexer", "warmup", steps, 2, 32, mixture, adamw, train="indexer"),
+        Phase("indexer", "warmup", steps, 2, 32, mixture, short, train="indexer"),
         Phase("sparse", "sparse", steps, 2, 32, mixture, muon, decay=0.5),
     ]
