@@ -7,11 +7,13 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from tasks.errors import MachineError
+
 LineHandler = Callable[[str], Awaitable[None]]
 LONGEST_LINE = 1 << 20  # bytes; asyncio's own bound is 64 KiB, and a longer line would end the stream
 
 
-class CommandError(RuntimeError):
+class CommandError(MachineError):
     """A program ended with a status other than 0; the message is one line, `lines` are the last that it printed."""
 
     def __init__(self, message: str, lines: Sequence[str] = ()) -> None:

@@ -21,11 +21,12 @@ from pathlib import Path
 import psutil
 
 from flows.settings import HOME, LOCAL, Address, environment, mlflow_address, prefect_address
+from tasks.errors import MachineError
 
 START_SECONDS = 120.0
 
 
-class ServerError(RuntimeError):
+class ServerError(MachineError):
     """A server could not be started; the message says which and why."""
 
 

@@ -29,6 +29,8 @@ WEIGHTS, INDEX, CONFIG, RECORD = "model.safetensors", "model.safetensors.index.j
 class CheckpointError(ValueError):
     """A checkpoint folder that is missing, truncated or altered; the message names the file."""
 
+    exit_status = 2  # the person's mistake, as tasks.cli reads it
+
 
 def save_transformer(transformer: Transformer, folder: str | Path, extra_files: Mapping[str, bytes]) -> str:
     """Writes `folder` (replacing it) and returns the sha256 of its weights.

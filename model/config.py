@@ -10,6 +10,8 @@ from typing import Any
 class ModelConfigError(ValueError):
     """A model configuration that describes no possible network; the message names the field."""
 
+    exit_status = 2  # the person's mistake, as tasks.cli reads it
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -24,6 +24,7 @@ from typing import Any
 from tasks.benchmarks.comparison import ComparisonError, Graded, pair
 from tasks.config import Config, ConfigError, parse_arguments
 from tasks.disk import sentence
+from tasks.errors import InputError
 from tasks.statistics import Gate
 from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
 from tasks.tracking.card import model_card
@@ -41,7 +42,7 @@ REPORT = Path("report")
 OUTCOMES = "evaluation.jsonl"  # travels with a registered model, so that the next one can be paired with it
 
 
-class PromotionError(ValueError):
+class PromotionError(InputError):
     """The evaluation and the checkpoint do not belong together, or a results file cannot be read."""
 
 

@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.errors import InputError
+
 Floats = NDArray[np.float64]
 Method = Literal["percentile", "bca"]
 
@@ -24,7 +26,7 @@ _CHUNK = 2_000_000  # drawn cluster indices held at once: 16 MB
 _ALIKE = 1e-12  # a spread below this is rounding
 
 
-class StatisticsError(ValueError):
+class StatisticsError(InputError):
     """The values given cannot carry an estimate (none at all, not finite, or unequal lengths)."""
 
 

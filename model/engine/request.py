@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class EngineError(ValueError):
     """A request or a set of weights that the engine cannot serve; the message names it."""
 
+    exit_status = 2  # the person's mistake, as tasks.cli reads it
+
 
 @dataclass(frozen=True)
 class Request:

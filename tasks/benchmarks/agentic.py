@@ -17,6 +17,7 @@ from typing import Any
 from model.engine import Engine
 from tasks.environments.registry import generate
 from tasks.environments.task import Task
+from tasks.errors import InputError
 from tasks.judge import grade
 from tasks.rl.agent import AgentLimits, BoxFactory, ChatFormat, EpisodeSpec, run_episodes
 from tasks.rl.trajectory import Trajectory
@@ -26,7 +27,7 @@ SEED_STRIDE = 1000  # sampling seeds of one task lie within one stride
 _TRIES = 20  # seeds looked at for each distinct held-out task wanted
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(InputError):
     """A benchmark cannot be run as asked; the message says why."""
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from model import Transformer
 from tasks.config import Config, load_config
+from tasks.errors import MachineError
 from tasks.tracking import fingerprint
 from tasks.tracking.provenance import stage_params
 
@@ -158,7 +159,7 @@ def _unmeasured() -> str:
     return f"reinforce.evaluation={{{', '.join(f'{family}: 0' for family in families)}}}"
 
 
-class EvidenceError(RuntimeError):
+class EvidenceError(MachineError):
     """A program of an arm failed; the message names its log."""
 
 

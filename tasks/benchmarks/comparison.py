@@ -6,10 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tasks.errors import InputError
 from tasks.statistics import Estimate, Gate, gate, paired_difference, stratified_difference
 
 
-class ComparisonError(ValueError):
+class ComparisonError(InputError):
     """Two sets of episodes share no task and seed, so no paired comparison exists."""
 
 

@@ -24,12 +24,13 @@ from tasks.benchmarks.context.fits import crossover, expected, exponent
 from tasks.benchmarks.context.works import WORKS
 from tasks.benchmarks.model_speed import machine
 from tasks.config import ConfigError, load_config
+from tasks.errors import MachineError
 from tasks.tracking.metrics import write_metrics
 
 MODES = ("dense", "sparse")
 
 
-class CellError(RuntimeError):
+class CellError(MachineError):
     """The process of one measurement failed; the message holds its last line."""
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from model import ModelConfig, Transformer
 from model.engine import Engine, Request
+from tasks.errors import MachineError
 from tasks.tracking.metrics import write_metrics
 
 # The 6.5 M parameters that the peers' published figures were measured with
@@ -43,7 +44,7 @@ AGREEMENT = 1e-5  # largest difference of logits, relative to the largest logit,
 Work = Callable[[], None]
 
 
-class DisagreementError(RuntimeError):
+class DisagreementError(MachineError):
     """The two networks do not compute the same: their speeds cannot be compared."""
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import MachineError
+
 SCORE = "mean pass@1"
 
 
-class RegressionError(RuntimeError):
+class RegressionError(MachineError):
     """A score fell beyond its interval, or there is nothing to compare with; the message says which."""
 
 

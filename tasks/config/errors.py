@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from tasks.errors import InputError
 
-class ConfigError(ValueError):
+
+class ConfigError(InputError):
     """`params.yaml` or an override is wrong; the message names the key."""
 
 

@@ -14,9 +14,10 @@ from datatrove.data import Document
 
 from tasks.curation import shards, tokenizer
 from tasks.curation.documents import text_hash
+from tasks.errors import InputError
 
 
-class EmptySplitError(ValueError):
+class EmptySplitError(InputError):
     """The split left no document for training or for holding out."""
 
 

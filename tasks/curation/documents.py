@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tasks.errors import InputError
+
 CODE_SUFFIXES = frozenset({".py", ".pyi", ".sh", ".c", ".h", ".cpp", ".rs", ".go", ".js", ".ts", ".pl"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst"}) | CODE_SUFFIXES
 
 
-class SourceError(ValueError):
+class SourceError(InputError):
     """A source named in `params.yaml` cannot be read; the message names the file and the place in it."""
 
 

@@ -11,9 +11,10 @@ from datatrove.data import Document
 
 from tasks.curation.documents import text_hash
 from tasks.curation.filters import MINIMUM_BYTES, NON_PRINTABLE
+from tasks.errors import InputError
 
 
-class GateError(RuntimeError):
+class GateError(InputError):
     """The batch violates an expectation. The message is a sentence and a readable table of every expectation."""
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.errors import InputError
+
 FORMAT = 1
 SEPARATOR = 0
 
 
-class ShardError(RuntimeError):
+class ShardError(InputError):
     """A shard or its manifest is missing, truncated or altered; the message names the file."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tasks.curation.documents import read_records
+from tasks.errors import InputError
 
 END_OF_TEXT, SYSTEM, USER, ASSISTANT, OBSERVATION = range(5)
 SPECIAL_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -25,7 +26,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class TokenizerError(ValueError):
+class TokenizerError(InputError):
     """The tokenizer cannot be trained as asked."""
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tasks.errors import InputError
+
 END, USER, ASSISTANT, OBSERVATION = 0, 2, 3, 4
 CONTROL = {"<|endoftext|>": END, "<|user|>": USER, "<|assistant|>": ASSISTANT, "<|observation|>": OBSERVATION}
 SHELL_LINE = re.compile(r"^bash: line \d+: ", re.MULTILINE)  # a line of the sandbox's own loop: tells nothing
 
 
-class ChatError(ValueError):
+class ChatError(InputError):
     """The tokenizer does not hold the control tokens where the chat format expects them."""
 
 

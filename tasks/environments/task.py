@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.errors import InputError
+
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
-class TaskError(ValueError):
+class TaskError(InputError):
     """A family, split or task folder is not usable; the message names it."""
 
 

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tasks.errors import MachineError
+
 DRIVER = r"""while IFS= read -r -d '' command; do eval "$command" < /dev/null 2>&1; printf '\0%d\n' "$?"; done"""
 
 
-class WarmBoxError(RuntimeError):
+class WarmBoxError(MachineError):
     """The box could not be opened or has ended."""
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tasks.errors import InputError
 
-class TestsError(ValueError):
+
+class TestsError(InputError):
     """A task's hidden tests are not in one of the two forms; the message names the task and what is wrong."""
 
     __test__ = False  # pytest: not a test class

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from model import Transformer
 from model.checkpoint import save_tensors
+from tasks.errors import MachineError
 
 MANIFEST = "manifest.json"
 LEARNER = "learner.safetensors"
 METRICS = "step.json"
 
 
-class PolicyError(RuntimeError):
+class PolicyError(MachineError):
     """A policy folder is missing, truncated or altered."""
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.config.sections import ReinforceConfig
+from tasks.errors import InputError
 
 SPEC = "spec.json"
 
 
-class SpecError(ValueError):
+class SpecError(InputError):
     """A run folder has no readable `spec.json`."""
 
 

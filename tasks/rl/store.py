@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import MachineError
 from tasks.rl.admission import Decision, ReadyGroup
 from tasks.rl.schema import SCHEMA
 from tasks.rl.trajectory import Trajectory, from_bytes, to_bytes
 
 
-class StoreError(RuntimeError):
+class StoreError(MachineError):
     """The trajectory store is missing, damaged, or was asked for an impossible change."""
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tasks.config import Config
+from tasks.errors import MachineError
 from tasks.rl.spec import SPEC, RunSpec, measurement_path, policies_path, read_spec, store_path, write_spec
 from tasks.rl.store import TrajectoryStore
 from tasks.rl.worker import PARENT
@@ -37,7 +38,7 @@ STATE = Path(".longhaul/state")
 OnLine = Callable[[str], None]
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(MachineError):
     """A worker program ended for good before the run did."""
 
 

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field, fields
 import msgpack
 import numpy as np
 
+from tasks.errors import InputError
+
 FORMAT = 1
 _ARRAYS = {"token_ids": "<i4", "loss_mask": "u1", "log_probs": "<f4", "versions": "<i4"}
 NOT_SAMPLED = -1  # the version of a token that the model did not write
 
 
-class TrajectoryError(ValueError):
+class TrajectoryError(InputError):
     """A stored trajectory cannot be read back."""
 
 

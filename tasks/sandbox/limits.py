@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from tasks.errors import MachineError
 
-class SandboxUnavailable(RuntimeError):
+
+class SandboxUnavailable(MachineError):
     """This machine cannot give the isolation level asked for; the message says what is missing."""
 
 
-class SandboxError(RuntimeError):
+class SandboxError(MachineError):
     """A box could not be opened or was used wrongly: the fault of the machine or the caller, not of the agent."""
 
 

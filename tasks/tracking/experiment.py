@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import MachineError
 from tasks.tracking.metrics import write_json
 from tasks.tracking.provenance import git_commit, provenance, stage_params
 
@@ -25,7 +26,7 @@ _BATCH = 500  # metrics a request; MLflow allows 1000
 _SECONDS = 5.0  # a live curve lags at most this long
 
 
-class TrackingError(RuntimeError):
+class TrackingError(MachineError):
     """The tracking server or file cannot be used; the message names it."""
 
 

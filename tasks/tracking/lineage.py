@@ -22,6 +22,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tasks.errors import InputError
 from tasks.tracking import registry
 from tasks.tracking.experiment import TrackingError, client, recorded_run, tracking_uri
 
@@ -30,7 +31,7 @@ METRICS = Path("metrics")
 _CODE = ("tasks/", "model", "kernels")  # dependencies that are programs: the commit stands for them
 
 
-class LineageError(ValueError):
+class LineageError(InputError):
     """The thing asked for is not known, or nothing was recorded about it."""
 
 

@@ -14,11 +14,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import InputError
+
 DIGESTS = ("longhaul.json", "manifest.json")  # small files that hold the hashes of the large ones beside them
 _DIGEST_SIZE = 16  # bytes; 32 hexadecimal digits, within MLflow's limit of 36 for a dataset digest
 
 
-class ProvenanceError(ValueError):
+class ProvenanceError(InputError):
     """An input that a result should be traced to does not exist."""
 
 

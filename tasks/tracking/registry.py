@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.disk import publish
+from tasks.errors import InputError
 from tasks.tracking.experiment import Tracker, TrackingError, artifact_place, client
 from tasks.tracking.provenance import sha256
 
@@ -30,7 +31,7 @@ HISTORY = "champion_history"
 NAME = "longhaul"
 
 
-class RegistryError(RuntimeError):
+class RegistryError(InputError):
     """A version, alias or model folder is not there, or there is nothing to roll back to."""
 
 

@@ -6,14 +6,15 @@ from model import ModelConfigError
 from model.checkpoint import CheckpointError
 from tasks.config import ConfigError
 from tasks.curation.shards import ShardError
+from tasks.errors import InputError, MachineError
 from tasks.tracking import ProvenanceError, TrackingError
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(InputError):
     """Data or settings that training cannot use; the message names them."""
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(MachineError):
     """The loss is no longer finite."""
 
 
