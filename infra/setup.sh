@@ -55,7 +55,7 @@ may_install() { # root with apt, or somebody who may become root without a quest
     "${root[@]}" true 2>/dev/null
 }
 
-apt_has() { apt-cache show "$1" 2>/dev/null | grep -q '^Package:'; }
+apt_has() { apt-cache show "$1" >/dev/null 2>&1; }
 
 apt_update() { # once
     [ -n "${updated:-}" ] && return
