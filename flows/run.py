@@ -10,21 +10,34 @@ from collections.abc import Sequence
 
 from flows.servers import ServerError, up
 from flows.settings import environment, mlflow_address, prefect_address
+from tasks.config.overrides import split_set
+
+SET = "LONGHAUL_SET"  # the text of `make run SET="..."`, which neither make nor a shell has read
 
 
 def main(overrides: Sequence[str]) -> int:
     """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start, 130 when interrupted."""
-    from tasks.config import ConfigError, load_config
-    from tasks.sandbox import SandboxUnavailable, open_sandbox
+    from tasks.config import ConfigError, held
+    from tasks.sandbox import SandboxUnavailable
 
-    started = time.monotonic()
     try:
-        load_config(overrides=overrides).model_config()
-        open_sandbox().close()  # now, and not when the first episode asks for it minutes later
-        up()
+        given = os.environ.pop(SET, "")
+        with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
+            return _hold([*overrides, *split_set(given)])
     except (ConfigError, SandboxUnavailable, ServerError) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _hold(overrides: Sequence[str]) -> int:
+    """Checks what can be checked, starts the servers and runs the pipeline; nothing is written before that."""
+    from tasks.config import load_config
+    from tasks.sandbox import open_sandbox
+
+    started = time.monotonic()
+    load_config(overrides=overrides).model_config()
+    open_sandbox().close()  # now, and not when the first episode asks for it minutes later
+    up()
     os.environ.update(environment())
     print(f"Prefect {prefect_address().url}   MLflow {mlflow_address().url}", flush=True)
     return _run(overrides, started)

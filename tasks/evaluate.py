@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known: tuple[type[Exception], ...] = (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors())
     places, rest = _places().parse_known_args(argv)
     try:
-        config = parse_arguments("evaluate", rest)
+        config = parse_arguments("evaluate", rest, holds=places.name == "evaluate")
         with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
             evaluate(config, tracker, places.results, places.metrics)
     except known as error:
