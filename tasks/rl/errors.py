@@ -1,21 +1,26 @@
-"""How a program of a run ends when its input or its machine lets it go on no further."""
+"""How a program of a run ends, and the error after which the whole run ends."""
 
 from __future__ import annotations
 
-import sqlite3
-import sys
 from collections.abc import Callable
 
-from tasks.disk import sentence
+from tasks.cli import program
+from tasks.errors import MachineError
 
-KNOWN = (ValueError, RuntimeError, OSError, sqlite3.Error)
+
+class RunStopped(MachineError):
+    """The run cannot go on: another start of the worker that says so would end the same way."""
 
 
-def exit_status(work: Callable[[], object]) -> int:
-    """Does the work: 0, or 2 with one sentence on stderr for a known error. Any other is a fault and is raised."""
-    try:
+class NotFinite(RunStopped):
+    """A loss, a gradient, a weight or a log-probability is NaN or infinite; the message says which."""
+
+
+def exit_status(work: Callable[[], object], name: str = "reinforce") -> int:
+    """Does the work: 0, or the exit status of what went wrong, with one sentence on stderr (see tasks.cli)."""
+
+    @program(name)
+    def main(_: object = None) -> None:
         work()
-    except KNOWN as error:
-        print(sentence(error, "reinforce"), file=sys.stderr)
-        return 2
-    return 0
+
+    return main()
