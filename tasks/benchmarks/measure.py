@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,10 @@ from model.engine import Engine
 from tasks.benchmarks.agentic import FamilyResult, evaluate_family
 from tasks.environments.chat import Chat
 from tasks.rl.agent import AgentLimits
+from tasks.rl.errors import exit_status
 from tasks.rl.policy import PolicyStore
 from tasks.rl.spec import RunSpec, measurement_path, policies_path, read_spec
+from tasks.rl.worker import end_with_the_supervisor
 from tasks.sandbox import Limits, open_sandbox
 
 MODE = "sparse"
@@ -44,7 +45,7 @@ def measure_family(run_dir: Path, when: str, family: str) -> None:
 
 
 def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
-    """One sample on each held-out task of the family."""
+    """One sample on each task of the family that is held out for monitoring; `evaluate` has others."""
     settings = spec.reinforce
     torch.set_num_threads(settings.threads)
     engine = Engine(model, settings.concurrency, settings.max_context, mode=MODE)
@@ -53,7 +54,7 @@ def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
     with open_sandbox("bubblewrap", Limits()) as factory:
         return evaluate_family(
             engine, chat, factory, family, settings.evaluation[family], 1,
-            temperature=1.0, first_seed=0, concurrency=settings.concurrency, limits=limits,
+            temperature=1.0, concurrency=settings.concurrency, limits=limits, use="monitoring",
         )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def _policy(run_dir: Path, spec: RunSpec, when: str) -> Transformer:
     if when == "before":
         return Transformer.from_pretrained(spec.checkpoint)
     policies = PolicyStore(policies_path(run_dir), spec.reinforce.keep_policies)
-    return policies.load(policies.latest())
+    return policies.load_latest()[1]
 
 
 def _record(result: FamilyResult) -> dict[str, Any]:
@@ -73,18 +74,14 @@ def _record(result: FamilyResult) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr if the run or a policy is unusable."""
+    """One sentence on stderr if the run or a policy is unusable; the exit status as tasks.cli has it."""
     parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.measure")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--when", choices=WHEN, required=True)
     parser.add_argument("--family", required=True)
     arguments = parser.parse_args(argv)
-    try:
-        measure_family(arguments.run_dir, arguments.when, arguments.family)
-    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
-        print(f"{error}", file=sys.stderr)
-        return 2
-    return 0
+    end_with_the_supervisor()
+    return exit_status(lambda: measure_family(arguments.run_dir, arguments.when, arguments.family), "measure")
 
 
 if __name__ == "__main__":

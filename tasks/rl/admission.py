@@ -73,11 +73,6 @@ def exhausted(dropped: Mapping[str, int], groups_per_batch: int, oversample: int
     return sum(dropped.get(reason, 0) for reason in FLAT) >= oversample * groups_per_batch
 
 
-def failing(dropped: Mapping[str, int], groups_per_batch: int, oversample: int) -> bool:
-    """Whether so many groups of a step failed for want of working environments that no batch will come of it."""
-    return dropped.get("environment", 0) >= oversample * groups_per_batch
-
-
 def staleness(version: int, first_versions: Iterable[int]) -> int:
     """`version - w0` of the oldest trajectory in which a token was sampled; 0 for none."""
     return max((version - first for first in first_versions if first != NOT_SAMPLED), default=0)

@@ -45,6 +45,21 @@ def outage_sentence(failures: Failures, run_dir: Path) -> str:
     )
 
 
+def failing(dropped: int, settings: ReinforceConfig) -> bool:
+    """Whether so many groups of a step failed, though not in a row, that no batch will come of it."""
+    in_a_row = -(-2 * outage_after(settings) // settings.samples_per_group)  # groups, if all of them failed
+    return dropped >= max(settings.oversample * settings.groups_per_batch, in_a_row)
+
+
+def failing_sentence(dropped: int, version: int, run_dir: Path) -> str:
+    """What the run ends with when so many episodes fail that no group of a step is left."""
+    return (
+        f"The environments fail too often: {dropped} groups were dropped at step {version} because half of their"
+        f" episodes or more failed; the reasons are in {run_dir}/*.log, and the same command goes on from policy"
+        f" {version} once the cause is gone."
+    )
+
+
 def count_failure(db: sqlite3.Connection, reason: str) -> None:
     """One more episode failed."""
     db.execute(

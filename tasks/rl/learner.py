@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from tasks.rl.admission import FLAT, Decision, ReadyGroup, choose_batch, exhausted, failing, staleness
+from tasks.rl.admission import FLAT, Decision, ReadyGroup, choose_batch, exhausted, staleness
 from tasks.rl.batch import Example, examples_of
 from tasks.rl.errors import RunStopped
+from tasks.rl.health import failing, failing_sentence
 from tasks.rl.optimisation import (
     Skipped,
     build_optimizer,
@@ -87,8 +88,9 @@ class Learner:
         Asked when no group of this step is usable.
         """
         settings, dropped = self.settings, self.store.dropped(self.version)
-        if failing(dropped, settings.groups_per_batch, settings.oversample):
-            raise RunStopped(too_many_failures(self.version, dropped["environment"], self.worker.run_dir))
+        failed = dropped.get("environment", 0)
+        if failing(failed, settings):
+            raise RunStopped(failing_sentence(failed, self.version, self.worker.run_dir))
         if not exhausted(dropped, settings.groups_per_batch, settings.oversample):
             return False
         rewards = self.store.rewards(self.version)
@@ -161,15 +163,6 @@ def nothing_left(version: int, updates: int, groups: int, reward: float) -> str:
     return (
         f"{trained}: all {groups} groups sampled for the next step had equal rewards (mean {reward:.2f}) or no sampled"
         " token, so there is nothing to learn from them."
-    )
-
-
-def too_many_failures(version: int, groups: int, run_dir: Path) -> str:
-    """What a run says when so many episodes fail that no group of a step is left."""
-    return (
-        f"The environments fail too often: {groups} groups were dropped at step {version} because half of their"
-        f" episodes or more failed; the reasons are in {run_dir}/*.log, and the same command goes on from policy"
-        f" {version} once the cause is gone."
     )
 
 
