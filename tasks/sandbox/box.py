@@ -193,7 +193,7 @@ class Box:
         """What the command wrote before its answer is in the pipes already: take that and no more."""
         for descriptor in (self._pipes.output, self._pipes.report):
             for _ in range(REPORT_BYTES // CHUNK):
-                if descriptor is None or not select.select([descriptor], [], [], 0)[0]:
+                if descriptor is None or not _readable(descriptor):
                     break
                 data = os.read(descriptor, CHUNK)
                 if not data:
@@ -204,7 +204,7 @@ class Box:
         """Kill the first process of the box's PID namespace, and so all; return the exit code it ended with."""
         if self._alive:
             self._alive = False
-            if not select.select([self._shell], [], [], 0.0)[0]:
+            if not _readable(self._shell):
                 _signal(self._shell)
             try:
                 self._process.wait(5)
@@ -212,6 +212,13 @@ class Box:
                 self._process.kill()
                 self._process.wait()
         return self._process.returncode if self._process.returncode >= 0 else KILLED
+
+
+def _readable(descriptor: int) -> bool:
+    """Whether something is there to be read, or the other end is gone; `select` knows descriptors below 1024 only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _signal(process: int) -> None:
