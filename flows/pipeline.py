@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.curate import curate
+from flows.door import one_sentence
 from flows.evaluate import evaluate
 from flows.midtrain import midtrain
 from flows.names import pipeline_run_name
@@ -27,6 +28,7 @@ STAGES = (curate, pretrain, midtrain, reinforce, evaluate, promote)
 
 
 @flow(name="longhaul", flow_run_name=pipeline_run_name)
+@one_sentence
 async def pipeline(overrides: Sequence[str] = ()) -> None:
     """Runs every stage that is not up to date. `overrides` are written into params.yaml first: `["seed=2"]`.
 

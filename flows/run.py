@@ -8,25 +8,25 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flows.servers import ServerError, up
+from flows.servers import up
 from flows.settings import environment, mlflow_address, prefect_address
+from tasks.cli import Parser, ending, program
 from tasks.config.overrides import split_set
 
 SET = "LONGHAUL_SET"  # the text of `make run SET="..."`, which neither make nor a shell has read
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start, 130 when interrupted."""
-    from tasks.config import ConfigError, held
-    from tasks.sandbox import SandboxUnavailable
+@program("run")
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m flows.run [KEY=VALUE ...]`; holds the working folder to its end."""
+    from tasks.config import held
 
-    try:
-        given = os.environ.pop(SET, "")
-        with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
-            return _hold([*overrides, *split_set(given)])
-    except (ConfigError, SandboxUnavailable, ServerError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser = Parser(prog="python -m flows.run")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
+    overrides = parser.parse_args(argv).overrides
+    given = os.environ.pop(SET, "")
+    with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
+        return _hold([*overrides, *split_set(given)])
 
 
 def _hold(overrides: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def _run(overrides: Sequence[str], started: float) -> int:
         return 130
     except Exception as error:  # a stage's, Prefect's or MLflow's: the log holds it whole
         print(last_words(error, log), file=sys.stderr)
-        return 1
+        return ending(error, "run")[0]
     print_table(time.monotonic() - started)
     print(
         f"Prefect  {prefect_address().url}/runs\nMLflow   {mlflow_address().url}/#/models\nReport   report/index.html"
@@ -69,4 +69,4 @@ def _run(overrides: Sequence[str], started: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.cli import Parser, program
 from tasks.config import ConfigError, load_config
 from tasks.config.processor import warnings
 from tasks.config.reading import read_mapping, read_text
@@ -15,25 +15,22 @@ from tasks.config.writing import write_overrides
 __all__ = ["main", "write_overrides"]
 
 
+@program("tasks.config")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.config check [k=v ...]` validates; `write k=v ...` edits params.yaml and keeps its comments.
 
     Overrides may also be given as everywhere else, by `--set k=v`.
     """
-    parser = argparse.ArgumentParser(prog="python -m tasks.config")
+    parser = Parser(prog="python -m tasks.config")
     parser.add_argument("action", choices=("check", "write"))
     parser.add_argument("given", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_intermixed_args(argv)
     overrides = [*arguments.given, *arguments.overrides]
-    try:
-        _check(Path(arguments.params), overrides)
-        if arguments.action == "write":
-            write_overrides(Path(arguments.params), overrides)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    _check(Path(arguments.params), overrides)
+    if arguments.action == "write":
+        write_overrides(Path(arguments.params), overrides)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import weakref
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.cli import Parser
 from tasks.config import holding
 from tasks.config.errors import ConfigError, describe
 from tasks.config.overrides import merged, parse_overrides
@@ -42,7 +42,7 @@ def parse_arguments(stage: str, argv: Sequence[str] | None = None, holds: bool =
     As long as the parameters live, the program holds the working folder; raises ConfigError where another run does.
     A program of a run gets the run's own parameters. holds=False: it writes nothing that a stage writes.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage}")
+    parser = Parser(prog=f"python -m tasks.{stage}")
     parser.add_argument("--params", default=PARAMS, help="the parameter file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
