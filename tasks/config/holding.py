@@ -171,7 +171,7 @@ def _join(folder: Path, file: int) -> Hold:
 def _read(file: int) -> Holder | None:
     """What the holder wrote; it may be about to."""
     for _ in range(20):
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             known: dict[str, Any] = json.loads(os.pread(file, 1 << 16, 0))
             return Holder(str(known["id"]), int(known["pid"]), str(known["command"]), str(known["since"]))
         time.sleep(0.05)

@@ -1,16 +1,21 @@
 """What would fail in the last stage, or end well with nothing trained, is refused when the parameters are read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from tasks.benchmarks.humaneval import problems
-from tasks.config import ConfigError, limits, load_config, values
+from tasks.config import ConfigError, limits, values
+from tasks.config.load import resolve
+from tasks.config.reading import read_mapping
 from tasks.curation import tokenizer
 from tasks.environments.registry import families, generate
 from tasks.training.data import CorpusWindows
 from tasks.training.retrieval import AdjacentRepeats, ScatteredRepeats
 
+RAW = read_mapping(Path("params.yaml").read_text(), "params.yaml")
 REFUSED = [
     ("promote.name=a/b", "promote.name"),
     ("promote.name=a:b", "promote.name"),
@@ -76,22 +81,22 @@ MAY_BE_ZERO = ("mtp_loss_weight", "router_bias_update_rate")
 @pytest.mark.parametrize(("override", "key"), REFUSED)
 def test_what_cannot_end_well_is_refused_at_once(override: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^The (key|section) '{key}[.'].*\.$"):
-        load_config(overrides=[override])
+        resolve(RAW, [override])
 
 
 @pytest.mark.parametrize("name", [*FLOATS, *MAY_BE_ZERO])
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "-1", "-0.5"])
 def test_the_networks_constants_are_finite_and_not_negative(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^The key 'model\.{name}' in params\.yaml is wrong: .*\.$"):
-        load_config(overrides=[f"model.{name}={value}"])
+        resolve(RAW, [f"model.{name}={value}"])
 
 
 def test_some_of_them_may_be_zero() -> None:
     for name in MAY_BE_ZERO:
-        load_config(overrides=[f"model.{name}=0.0"]).model_config()
+        resolve(RAW, [f"model.{name}=0.0"]).model_config()
     for name in FLOATS:
         with pytest.raises(ConfigError, match=name):
-            load_config(overrides=[f"model.{name}=0.0"])
+            resolve(RAW, [f"model.{name}=0.0"])
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_some_of_them_may_be_zero() -> None:
     ],
 )
 def test_what_can_end_well_is_not(overrides: list[str]) -> None:
-    load_config(overrides=overrides).model_config()
+    resolve(RAW, overrides).model_config()
 
 
 def test_the_least_lengths_are_those_of_the_rows() -> None:

@@ -42,7 +42,7 @@ WHOLE = {
     "text": (b"hello", "holds no sections"),
     "a byte order mark": (b"\xef\xbb\xbf" + TEXT.encode(), "byte order mark"),
     "UTF-16": (TEXT.encode("utf-16"), "not UTF-8: line 1"),
-    "bytes": (TEXT.encode() + b"\xff\xfe", "not UTF-8: line 154"),
+    "bytes": (TEXT.encode() + b"\xff\xfe", "not UTF-8: line 153"),
     "NUL": (TEXT.encode() + b"\0", "cannot be read as YAML"),
     "two documents": (TEXT.encode() + b"---\na: 1\n", "another document"),
     "a directive": (b"%YAML 1.1\n---\n" + TEXT.encode(), "YAML directive"),
