@@ -40,7 +40,7 @@ def split_documents(documents: Sequence[Document], fraction: float) -> dict[str,
         if not texts:
             raise EmptySplitError(
                 f"The split {name!r} is empty: {len(documents)} documents are too few "
-                f"for curate.heldout_fraction={fraction}."
+                f"for curate.heldout_fraction={fraction}; give more text or another fraction."
             )
     return splits
 
