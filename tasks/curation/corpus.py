@@ -16,6 +16,8 @@ from tasks.curation import shards, tokenizer
 from tasks.curation.documents import text_hash
 from tasks.errors import InputError
 
+HEAVIEST = 100  # weight of the demonstrations
+
 
 class EmptySplitError(InputError):
     """The split left no document for training or for holding out."""
@@ -28,6 +30,14 @@ class TokenizerPlan:
     vocab_size: int
     tokenizer_bytes: int
     demonstration_weight: float
+
+    def __post_init__(self) -> None:
+        """Raises TokenizerError where the demonstrations would be repeated for hours."""
+        if self.demonstration_weight > HEAVIEST:
+            raise tokenizer.TokenizerError(
+                f"The key 'curate.demonstration_weight' is {self.demonstration_weight:g}; more than {HEAVIEST} times "
+                "the sample of the corpus is not trained on."
+            )
 
 
 def split_documents(documents: Sequence[Document], fraction: float) -> dict[str, list[str]]:

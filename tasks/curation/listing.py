@@ -82,6 +82,8 @@ def _list_local(source: str, name: str) -> list[Found]:
     root, pattern = split_pattern(os.path.abspath(os.path.expanduser(source)), os.path.lexists)
     if not pattern and not os.path.isdir(root):
         return [_local_file(root, name, os.path.basename(root), source, named=True)] if os.path.lexists(root) else []
+    if not os.path.isdir(root):
+        return []
     wanted = _matcher(source, pattern) if pattern else None
     found: list[Found] = []
     for relative in _walk(root, pattern):

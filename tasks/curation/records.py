@@ -96,7 +96,7 @@ def _opened(place: Place) -> Iterator[Any]:
             yield packed if place.filesystem is None else io.BufferedReader(packed, BUFFER)
             return
         with DECOMPRESSED[compression](packed) as stream:
-            yield io.BufferedReader(stream, BUFFER)
+            yield io.BufferedReader(stream) if compression == ".zst" else stream  # the others buffer themselves
 
 
 def _open_local(path: str) -> BinaryIO:
@@ -136,7 +136,7 @@ def _read_jsonl(stream: Any, place: Place, limits: Limits) -> Iterator[Item]:
         elif line.strip(b" \t\r\n"):
             if number == 1:
                 line = line.removeprefix(BYTE_ORDER_MARK)
-            item = _parse_line(line, place, number, limits)
+            item = _parse_line(line.rstrip(b"\r\n"), place, number, limits)
             barren = 0 if isinstance(item, RawDocument) else barren
             yield item
         if barren > most:

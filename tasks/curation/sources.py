@@ -1,7 +1,7 @@
 """Reads what `curate.sources` names: the machine, paths, globs, JSONL, Parquet, local or on S3.
 
-The budget is shared: every source, and every file in it, may first take an equal part of what is left; what those
-that hold less leave goes to the others in a second round. So no large file starves the ones behind it.
+The budget is shared: every source, and every file in it, may take an equal part of what is left; what those that hold
+less leave is shared by the others in a second round. So no large file starves the ones behind it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tasks.curation.machine import machine_roots, read_machine
 from tasks.curation.records import Limits, read_file
 from tasks.curation.tally import Tally, raise_fault
 
+SHARED_ROUNDS = 2  # then whoever comes first takes what is left
 LONGEST_DOCUMENT = 1 << 27  # bytes, where the caller sets no bound
 
 
@@ -31,7 +32,7 @@ class Reader:
 
     def take(self, tally: Tally, stop: float) -> Iterator[RawDocument]:
         """Documents until `tally.spent` reaches `stop`; counts what it meets. Looks one item ahead to know the end."""
-        if tally.spent >= stop:
+        if self.done or tally.spent >= stop:
             return
         items = self.items()
         for item in itertools.islice(items, self.taken, None):
@@ -64,14 +65,20 @@ def read_sources(
         raise SourceError("The list curate.sources is empty; name 'machine', a path, a pattern or s3://bucket/prefix.")
     limits = Limits(max_document_bytes)
     groups = _readers(sources, max_bytes, limits, tally, s3_endpoint_url)
-    for number, readers in enumerate(groups):
-        end = tally.spent + (max_bytes - tally.spent) / (len(groups) - number)
+    for _ in range(SHARED_ROUNDS):
+        yield from _share(groups, max_bytes, tally)
+    for reader in itertools.chain.from_iterable(groups):
+        yield from reader.take(tally, max_bytes)
+    _count_the_rest(groups, tally)
+
+
+def _share(groups: Sequence[Sequence[Reader]], max_bytes: int, tally: Tally) -> Iterator[RawDocument]:
+    """One round: each source may take an equal part of what is left of the budget, and so may each file of it."""
+    open_groups = [group for readers in groups if (group := [reader for reader in readers if not reader.done])]
+    for number, readers in enumerate(open_groups):
+        end = tally.spent + (max_bytes - tally.spent) / (len(open_groups) - number)
         for place, reader in enumerate(readers):
             yield from reader.take(tally, tally.spent + (end - tally.spent) / (len(readers) - place))
-    for reader in itertools.chain.from_iterable(groups):
-        if not reader.done:
-            yield from reader.take(tally, max_bytes)
-    _count_the_rest(groups, tally)
 
 
 def _readers(
