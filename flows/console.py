@@ -8,13 +8,8 @@ from pathlib import Path
 from httpx import TransportError
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from flows.command import CommandError
 from flows.settings import HOME, prefect_address
-from tasks.config import ConfigError
-from tasks.tracking import TrackingError
-from tasks.tracking.lineage import LineageError
-
-SENTENCES = (CommandError, ConfigError, LineageError, TrackingError)  # their messages say what is wrong, and where
+from tasks.cli import ending
 
 
 def quieten() -> Path:
@@ -39,7 +34,6 @@ def last_words(error: Exception, log: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, TransportError):
+    if isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
         return f"the Prefect server at {prefect_address().url} no longer answers; its log is {HOME}/logs/prefect.log."
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, SENTENCES) else f"{type(error).__name__}: {first}"
+    return ending(error, "run")[1]

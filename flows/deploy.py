@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
+
+from tasks.cli import Parser, program
+from tasks.errors import MachineError
 
 CRASH_AUTOMATION = "Mark silent flow runs as crashed"
 SILENCE = timedelta(seconds=90)
@@ -58,12 +62,16 @@ async def create_pool() -> None:
             return
 
 
-def main() -> int:
+@program("flows.deploy")
+def main(argv: Sequence[str] | None = None) -> int:
     """Applies everything; safe to repeat."""
+    Parser(prog="python -m flows.deploy").parse_args(argv)
     asyncio.run(prepare_server())
     asyncio.run(create_pool())
     prefect = Path(sys.executable).parent / "prefect"
-    return subprocess.run([str(prefect), "--no-prompt", "deploy", "--all"], check=False).returncode
+    if subprocess.run([str(prefect), "--no-prompt", "deploy", "--all"], check=False).returncode:
+        raise MachineError("Prefect could not apply the deployments of prefect.yaml; the reason stands above.")
+    return 0
 
 
 if __name__ == "__main__":

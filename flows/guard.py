@@ -12,13 +12,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+
+from tasks.cli import program
+from tasks.errors import InputError, MachineError
 
 GRACE_SECONDS = 8.0
 
 
-def main() -> int:
+@program("flows.guard")
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command given on the command line and exits with its status."""
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    child = _start(sys.argv[1:] if argv is None else argv)
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     signal.signal(signal.SIGINT, lambda *_: ending.set())
@@ -27,6 +32,15 @@ def main() -> int:
         if ending.wait(0.05):
             _end_group(child)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    if not command:
+        raise InputError("The program flows.guard needs a command to run.")
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise MachineError(f"The program {command[0]} cannot be started: {error.strerror}.") from error
 
 
 def _wait_for_parent(ending: threading.Event) -> None:

@@ -9,6 +9,7 @@ from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_run_logger
 
 from flows.command import stream
+from flows.door import one_sentence
 from flows.names import stage_run_name
 from flows.settings import HOME
 from flows.stage import LEASE_SECONDS, post_metrics, progress_lines
@@ -19,6 +20,7 @@ FOLDER = HOME / "nightly"
 
 
 @flow(name="nightly-evaluation", flow_run_name=stage_run_name("nightly"))
+@one_sentence
 async def nightly_evaluation() -> None:
     """Evaluates checkpoints/reinforce into .longhaul/nightly; fails when mean pass@1 regressed. No promotion.
 

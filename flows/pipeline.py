@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.curate import curate
+from flows.door import one_sentence
 from flows.evaluate import evaluate
 from flows.midtrain import midtrain
 from flows.names import pipeline_run_name
@@ -25,6 +26,7 @@ STAGES = (curate, pretrain, midtrain, reinforce, evaluate, promote)
 
 
 @flow(name="longhaul", flow_run_name=pipeline_run_name)
+@one_sentence
 async def pipeline(overrides: Sequence[str] = ()) -> None:
     """Runs every stage that is not up to date. `overrides` are written into params.yaml first: `["seed=2"]`."""
     started = time.monotonic()

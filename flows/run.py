@@ -8,23 +8,25 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flows.servers import ServerError, up
+from flows.servers import up
 from flows.settings import environment, mlflow_address, prefect_address
+from tasks.cli import Parser, ending, program
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Exit status 0 when every stage is done, 1 when one failed, 2 where none can start, 130 when interrupted."""
-    from tasks.config import ConfigError, load_config
-    from tasks.sandbox import SandboxUnavailable, open_sandbox
+@program("run")
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m flows.run [KEY=VALUE ...]`."""
+    from tasks.config import load_config
+    from tasks.sandbox import open_sandbox
+
+    parser = Parser(prog="python -m flows.run")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
+    overrides = parser.parse_args(argv).overrides
 
     started = time.monotonic()
-    try:
-        load_config(overrides=overrides).model_config()
-        open_sandbox().close()  # now, and not when the first episode asks for it minutes later
-        up()
-    except (ConfigError, SandboxUnavailable, ServerError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    load_config(overrides=overrides).model_config()
+    open_sandbox().close()  # now, and not when the first episode asks for it minutes later
+    up()
     os.environ.update(environment())
     print(f"Prefect {prefect_address().url}   MLflow {mlflow_address().url}", flush=True)
     return _run(overrides, started)
@@ -46,7 +48,7 @@ def _run(overrides: Sequence[str], started: float) -> int:
         return 130
     except Exception as error:  # a stage's, Prefect's or MLflow's: the log holds it whole
         print(last_words(error, log), file=sys.stderr)
-        return 1
+        return ending(error, "run")[0]
     print_table(time.monotonic() - started)
     print(
         f"Prefect  {prefect_address().url}/runs\nMLflow   {mlflow_address().url}/#/models\nReport   report/index.html"
@@ -56,4 +58,4 @@ def _run(overrides: Sequence[str], started: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,7 +6,6 @@ processes and never another program that got the same id.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from flows.settings import HOME, LOCAL, Address, environment, mlflow_address, prefect_address
+from tasks.cli import Parser, program
 from tasks.errors import MachineError
 
 START_SECONDS = 120.0
@@ -181,9 +181,10 @@ def _record() -> dict[str, dict[str, float]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+@program("flows.servers")
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; exit status 2 and one sentence when a server cannot be started."""
-    parser = argparse.ArgumentParser(prog="python -m flows.servers")
+    """`python -m flows.servers up [--worker] | stop | status`."""
+    parser = Parser(prog="python -m flows.servers")
     parser.add_argument("action", choices=("up", "stop", "status"))
     parser.add_argument("--worker", action="store_true", help="also start a worker that serves the deployments")
     arguments = parser.parse_args(argv)
@@ -191,11 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
     if arguments.action == "up":
-        try:
-            up(arguments.worker)
-        except ServerError as error:
-            print(error, file=sys.stderr)
-            return 2
+        up(arguments.worker)
     for address in (prefect_address(), mlflow_address()):
         print(f"{address.name:8} {address.url if _running(address.name) else 'not running'}")
     return 0

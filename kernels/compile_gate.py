@@ -127,7 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     options = parser.parse_args(arguments)
     if launch.INTERPRETED:
-        print("The gate compiles kernels, but TRITON_INTERPRET=1 replaces them by the interpreter; unset it.")
+        print(
+            "The gate compiles kernels, which TRITON_INTERPRET=1 replaces by the interpreter; unset it.",
+            file=sys.stderr,
+        )
         return 2
     jobs = [(case, target) for case in cases() if options.only in case.name for target in case.targets]
     with ThreadPoolExecutor(2) as pool:

@@ -44,12 +44,19 @@ def readable(count: int) -> str:
     return str(count)
 
 
+def _known(name: str) -> str:
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"{name!r} is no preset; the presets are {', '.join(PRESETS)}")
+    return name
+
+
 def main() -> None:
     """Print a table, one preset a line."""
     parser = argparse.ArgumentParser(prog="python -m model.size", description=__doc__)
-    parser.add_argument("presets", nargs="*", help=f"of {', '.join(PRESETS)}; all where none is named")
+    parser.add_argument("presets", nargs="*", type=_known, help=f"of {', '.join(PRESETS)}; all where none is named")
+    names = parser.parse_args().presets or PRESETS
     print(f"{'preset':<10}{'total':>10}{'active':>10}{'MTP layer':>12}")
-    for name in parser.parse_args().presets or PRESETS:
+    for name in names:
         size = measure(ModelConfig.preset(name))
         print(f"{name:<10}{readable(size.total):>10}{readable(size.active):>10}{readable(size.mtp):>12}")
 

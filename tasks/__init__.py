@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 # Threads that spin while they wait slow each other down ten-fold when several programs share the cores, as rollout,
 # judge and learner do. OpenMP reads this when torch is imported, hence here.
@@ -19,3 +20,8 @@ def _keep_freed_memory() -> None:
 
 
 _keep_freed_memory()
+
+if sys.argv[:1] == ["-m"]:  # `python -m tasks.<program>` looks for its module, whose imports may fail too
+    from tasks.cli import guard_imports
+
+    guard_imports()

@@ -9,46 +9,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.config import Config, ConfigError, parse_arguments
+from tasks.cli import program
+from tasks.config import Config, parse_arguments
 from tasks.curation.contamination import gram_index, heldout_texts
 from tasks.curation.corpus import (
-    EmptySplitError,
     TokenizerPlan,
     baselines,
     split_documents,
     write_corpus,
 )
-from tasks.curation.documents import SourceError
-from tasks.curation.gate import GateError, check_batch
+from tasks.curation.gate import check_batch
 from tasks.curation.machine import Tally
 from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
-from tasks.curation.tokenizer import TokenizerError, demonstration_texts
-from tasks.disk import is_full, publish, sentence
-from tasks.tracking import ProvenanceError, TrackingError, experiment
+from tasks.curation.tokenizer import demonstration_texts
+from tasks.disk import publish
+from tasks.tracking import experiment
 from tasks.tracking.metrics import process_seconds, write_json, write_metrics
 
 CORPUS, DEMONSTRATIONS, METRICS = Path("data/corpus"), Path("data/demonstrations"), Path("metrics/curate.json")
-BAD_INPUT = (
-    ConfigError, SourceError, GateError, TokenizerError, EmptySplitError, ProvenanceError, TrackingError
-)  # fmt: skip
 
 
+@program("curate", CORPUS.parent)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the stage; prints one sentence and returns 2 if the input or the disk will not do."""
-    try:
-        config = parse_arguments("curate", argv)
-        summary = run(config)
-        with experiment.run("curate", config, [DEMONSTRATIONS]) as tracker:
-            tracker.summary(summary)
-    except BAD_INPUT as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        if not is_full(error):
-            raise
-        print(sentence(error, "curate", CORPUS.parent), file=sys.stderr)
-        return 2
+    """`python -m tasks.curate [--set key=value ...]`."""
+    config = parse_arguments("curate", argv)
+    summary = run(config)
+    with experiment.run("curate", config, [DEMONSTRATIONS]) as tracker:
+        tracker.summary(summary)
     return 0
 
 

@@ -15,17 +15,18 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.config import Config, ConfigError, parse_arguments
-from tasks.disk import replacing, sentence
+from tasks.cli import program
+from tasks.config import Config, parse_arguments
+from tasks.disk import replacing
 from tasks.environments import registry
-from tasks.environments.task import Task, TaskError
-from tasks.environments.warm_box import WarmBox, WarmBoxError
-from tasks.tracking import ProvenanceError, TrackingError, experiment
+from tasks.environments.task import Task
+from tasks.environments.warm_box import WarmBox
+from tasks.tracking import experiment
 from tasks.tracking.metrics import process_seconds, write_metrics
 
 OUT = Path("data/demonstrations")
@@ -48,16 +49,13 @@ Demonstration = dict[str, Any]
 METRICS = Path("metrics/demonstrate.json")
 
 
+@program("demonstrate")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the stage; 2 and one sentence on stderr when it cannot."""
-    try:
-        config = parse_arguments("demonstrate", argv)
-        summary = run(config)
-        with experiment.run("demonstrate", config) as tracker:
-            tracker.summary(summary)
-    except (ConfigError, TaskError, WarmBoxError, BrokenExecutor, ProvenanceError, TrackingError, OSError) as error:
-        print(sentence(error, "demonstrate"), file=sys.stderr)
-        return 2
+    """`python -m tasks.demonstrate [--set key=value ...]`."""
+    config = parse_arguments("demonstrate", argv)
+    summary = run(config)
+    with experiment.run("demonstrate", config) as tracker:
+        tracker.summary(summary)
     return 0
 
 

@@ -16,8 +16,13 @@ def is_full(error: BaseException | None) -> bool:
     """Whether this error, or one that it came from, is the operating system's or a library's word for a full disk."""
     if error is None:
         return False
-    said = getattr(error, "errno", None) in _NUMBERS or any(words in str(error).lower() for words in _WORDS)
+    said = getattr(error, "errno", None) in _NUMBERS or _says_so(error)
     return said or is_full(error.__cause__ or error.__context__)
+
+
+def _says_so(error: BaseException) -> bool:
+    """A ValueError repeats what a person wrote, which may be any words."""
+    return not isinstance(error, ValueError) and any(words in str(error).lower() for words in _WORDS)
 
 
 def sentence(error: BaseException, stage: str, folder: Path | None = None) -> str:

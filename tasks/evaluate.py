@@ -6,7 +6,6 @@ transcript and verdict) and humaneval.jsonl (each completion and why it failed).
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,20 +15,20 @@ from typing import Any
 
 import torch
 
-from tasks.benchmarks.agentic import BenchmarkError, FamilyResult, Outcome, by_family, to_record
+from tasks.benchmarks.agentic import FamilyResult, Outcome, by_family, to_record
 from tasks.benchmarks.comparison import Paired, pair
 from tasks.benchmarks.humaneval import Attempt
 from tasks.benchmarks.language import LanguageSet, language_set
 from tasks.benchmarks.suite import Subject, run_agentic, run_humaneval, run_language
+from tasks.cli import Parser, program
 from tasks.config import Config, parse_arguments
-from tasks.disk import replacing, sentence
+from tasks.disk import replacing
 from tasks.rl.agent import BoxFactory
-from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
-from tasks.statistics import Estimate, StatisticsError
+from tasks.sandbox import Limits, open_sandbox
+from tasks.statistics import Estimate
 from tasks.tracking import Tracker, run
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
-from tasks.training.errors import known_errors
 
 CANDIDATE = Path("checkpoints/reinforce")
 BASELINE = Path("checkpoints/midtrain")
@@ -165,25 +164,21 @@ def _say(step: int, message: str) -> None:
     print(f"[evaluate] step {step}/{STEPS} {message}", flush=True)
 
 
+@program("evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.evaluate [--set key=value ...] [--name NAME --results DIR --metrics FILE]`.
 
     A measurement that is no stage (the nightly one) has places and a tracking run of its own.
     """
-    known: tuple[type[Exception], ...] = (BenchmarkError, StatisticsError, SandboxUnavailable, *known_errors())
     places, rest = _places().parse_known_args(argv)
-    try:
-        config = parse_arguments("evaluate", rest)
-        with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
-            evaluate(config, tracker, places.results, places.metrics)
-    except known as error:
-        print(sentence(error, "evaluate"), file=sys.stderr)
-        return 2
+    config = parse_arguments("evaluate", rest)
+    with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
+        evaluate(config, tracker, places.results, places.metrics)
     return 0
 
 
-def _places() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _places() -> Parser:
+    parser = Parser(prog="python -m tasks.evaluate", add_help=False)
     parser.add_argument("--name", default="evaluate")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--metrics", type=Path, default=METRICS)

@@ -11,14 +11,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from model import Transformer
+from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
-from tasks.disk import sentence
 from tasks.environments.chat import Chat
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
-from tasks.training.errors import known_errors
 from tasks.training.indexer import captured_mass
 from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
@@ -138,15 +137,12 @@ def retrieval_set(material: Material, length: int, count: int, seed: int) -> lis
     return heldout.retrieval_rows(source, count, length, seed)
 
 
+@program("midtrain")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.midtrain [--set key=value ...]`."""
-    try:
-        config = parse_arguments("midtrain", argv)
-        with reporting("midtrain", config, INPUTS) as reporter:
-            reporter.summary(midtrain(config, reporter))
-    except known_errors() as error:
-        print(sentence(error, "midtrain"), file=sys.stderr)
-        return 2
+    config = parse_arguments("midtrain", argv)
+    with reporting("midtrain", config, INPUTS) as reporter:
+        reporter.summary(midtrain(config, reporter))
     return 0
 
 

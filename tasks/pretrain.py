@@ -10,14 +10,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model import Transformer
+from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
-from tasks.disk import sentence
 from tasks.environments.chat import OBSERVATION
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
-from tasks.training.errors import known_errors
 from tasks.training.loop import Run, train
 from tasks.training.report import Reporter, reporting
 from tasks.training.resume import ResumeState
@@ -84,16 +83,12 @@ def evaluate(transformer: Transformer, tokenizer: Tokenizer, config: Config) -> 
     }
 
 
+@program("pretrain")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.pretrain [--set key=value ...]`."""
-    try:
-        config = parse_arguments("pretrain", argv)
-        with reporting("pretrain", config, [CORPUS]) as reporter:
-            metrics = pretrain(config, reporter)
-            reporter.summary(metrics)
-    except known_errors() as error:
-        print(sentence(error, "pretrain"), file=sys.stderr)
-        return 2
+    config = parse_arguments("pretrain", argv)
+    with reporting("pretrain", config, [CORPUS]) as reporter:
+        reporter.summary(pretrain(config, reporter))
     return 0
 
 

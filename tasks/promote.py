@@ -16,22 +16,22 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.benchmarks.comparison import ComparisonError, Graded, pair
-from tasks.config import Config, ConfigError, parse_arguments
-from tasks.disk import sentence
+from tasks.benchmarks.comparison import Graded, pair
+from tasks.cli import program
+from tasks.config import Config, parse_arguments
 from tasks.errors import InputError
 from tasks.statistics import Gate
-from tasks.tracking import ProvenanceError, Tracker, TrackingError, registry, run
+from tasks.tracking import Tracker, registry, run
 from tasks.tracking.card import model_card
 from tasks.tracking.experiment import STATE, commit_of
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
-from tasks.tracking.registry import RegistryError, Version
+from tasks.tracking.registry import Version
 from tasks.tracking.report import write_report
 
 CANDIDATE = Path("checkpoints/reinforce")
@@ -172,7 +172,7 @@ def champion_episodes(
 
 
 def _evaluate_again(config: Config, folder: Path) -> Sequence[Graded]:
-    from tasks.benchmarks.score import KNOWN  # imports torch, which a plain promotion does not need
+    from model import CheckpointError  # imports torch, which a plain promotion does not need
     from tasks.benchmarks.suite import Subject, run_agentic
     from tasks.sandbox import Limits, open_sandbox
 
@@ -180,7 +180,7 @@ def _evaluate_again(config: Config, folder: Path) -> Sequence[Graded]:
         subject = Subject.load(folder, config.evaluate)
         with open_sandbox("bubblewrap", Limits()) as factory:
             outcomes = run_agentic(subject, config.evaluate, factory)
-    except KNOWN as error:
+    except (InputError, CheckpointError) as error:
         raise PromotionError(f"The champion could not be run on these tasks: {error}") from error
     return [outcome for outcome in outcomes if outcome.temperature == 1.0]
 
@@ -225,18 +225,12 @@ def _say(step: int, message: str) -> None:
     print(f"[promote] step {step}/3 {message}", flush=True)
 
 
+@program("promote")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.promote [--set key=value ...]`."""
-    known: Iterable[type[Exception]] = (
-        PromotionError, ComparisonError, RegistryError, TrackingError, ConfigError, ProvenanceError, OSError
-    )  # fmt: skip
-    try:
-        config = parse_arguments("promote", argv)
-        with run("promote", config, [CANDIDATE, EVALUATION, SAMPLES]) as tracker:
-            promote(config, tracker)
-    except tuple(known) as error:
-        print(sentence(error, "promote"), file=sys.stderr)
-        return 2
+    config = parse_arguments("promote", argv)
+    with run("promote", config, [CANDIDATE, EVALUATION, SAMPLES]) as tracker:
+        promote(config, tracker)
     return 0
 
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.rl import curve, supervisor
-from tasks.rl.errors import exit_status
 from tasks.rl.spec import SPEC, read_spec
 from tasks.tracking import Tracker, provenance, run
 from tasks.tracking.metrics import write_metrics
@@ -70,9 +70,11 @@ def _retire(run_dir: Path) -> None:
     os.replace(run_dir, FINISHED)
 
 
+@program("reinforce")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.reinforce [--set key=value ...]`."""
-    return exit_status(lambda: reinforce(parse_arguments("reinforce", argv)))
+    reinforce(parse_arguments("reinforce", argv))
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,13 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     chosen = [e for e in entries() if options.only in e.name]
     if not chosen:
-        print(f"No operation's name contains {options.only!r}; there are {', '.join(e.name for e in entries())}.")
+        print(
+            f"No operation's name contains {options.only!r}; there are {', '.join(e.name for e in entries())}.",
+            file=sys.stderr,
+        )
         return 2
     if options.tiny and not launch.INTERPRETED:
-        print("`--tiny` is for Triton's interpreter: set TRITON_INTERPRET=1.")
+        print("`--tiny` is for Triton's interpreter: set TRITON_INTERPRET=1.", file=sys.stderr)
         return 2
     if not options.tiny and (launch.INTERPRETED or not torch.cuda.is_available()):
-        print("The benchmark needs a CUDA GPU, and TRITON_INTERPRET unset.")
+        print("The benchmark needs a CUDA GPU, and TRITON_INTERPRET unset.", file=sys.stderr)
         return 2
     place = Place("cpu", torch.float32) if options.tiny else Place("cuda", torch.bfloat16)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import ModelConfig
+from model.config import PRESETS, ModelConfig
 from model.engine.engine import Engine
 from model.engine.request import Request
 from model.transformer import Transformer
@@ -44,15 +44,21 @@ def measure(engine: Engine, sequences: int, prompt: int, new: int, clock: Callab
     return Speed(sequences * prompt / (filled - begin), sampled / (clock() - filled))
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text[:10]) < 2**31 or len(text) > 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {2**31 - 1}")
+    return int(text)
+
+
 def main() -> None:
     """Print the speeds of the compiled and the reference step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--sequences", type=int, default=96)
-    parser.add_argument("--prompt", type=int, default=150)
-    parser.add_argument("--new", type=int, default=150)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--preset", choices=PRESETS, default="laptop")
+    parser.add_argument("--sequences", type=_whole, default=96)
+    parser.add_argument("--prompt", type=_whole, default=150)
+    parser.add_argument("--new", type=_whole, default=150)
+    parser.add_argument("--threads", type=_whole, default=1)
+    parser.add_argument("--repeats", type=_whole, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="count this process's CPU time, not the wall clock's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -6,7 +6,6 @@ metrics/context_cost.json, docs/context-cost.md and docs/context-cost.png.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,8 @@ from tasks.benchmarks.context import page
 from tasks.benchmarks.context.fits import crossover, expected, exponent
 from tasks.benchmarks.context.works import WORKS
 from tasks.benchmarks.model_speed import machine
-from tasks.config import ConfigError, load_config
+from tasks.cli import Parser, program, seconds, whole
+from tasks.config import load_config
 from tasks.errors import MachineError
 from tasks.tracking.metrics import write_metrics
 
@@ -108,26 +108,22 @@ def _setting(settings: Settings) -> dict[str, Any]:
     }
 
 
+@program("tasks.benchmarks.context_cost")
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr where the parameters are wrong or a measurement fails."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.context_cost")
+    """Measures every cell and writes the page."""
+    parser = Parser(prog="python -m tasks.benchmarks.context_cost")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192, 16384])
-    parser.add_argument("--topk", type=int, default=None, help="default: model.index_topk of params.yaml")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=5.0, help="seconds of repeated calls a cell")
-    parser.add_argument("--limit", type=float, default=60.0, help="a call expected to take longer is skipped")
+    parser.add_argument("--lengths", type=whole(1), nargs="+", default=[512, 1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--topk", type=whole(1), default=None, help="default: model.index_topk of params.yaml")
+    parser.add_argument("--threads", type=whole(1, 4096), default=1)
+    parser.add_argument("--budget", type=seconds, default=5.0, help="seconds of repeated calls a cell")
+    parser.add_argument("--limit", type=seconds, default=60.0, help="a call expected to take longer is skipped")
     parser.add_argument("--out", type=Path, default=Path("metrics/context_cost.json"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     a = parser.parse_args(argv)
-    try:
-        topk = a.topk or load_config(overrides=a.overrides).model_config().index_topk
-        settings = Settings(a.works, sorted(set(a.lengths)), topk, a.threads, a.budget, a.limit, a.overrides)
-        found = run(settings)
-    except (ConfigError, CellError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    topk = a.topk or load_config(overrides=a.overrides).model_config().index_topk
+    found = run(Settings(a.works, sorted(set(a.lengths)), topk, a.threads, a.budget, a.limit, a.overrides))
     write_metrics(a.out, found)
     page.write(found, a.docs)
     return 0

@@ -6,7 +6,6 @@ length runs under every seed, the others under the first. Parts that are there a
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -24,9 +23,9 @@ from tasks.benchmarks.dsa.networks import Networks
 from tasks.benchmarks.dsa.parts import Parts
 from tasks.benchmarks.dsa.plan import Plan, Scale, topks
 from tasks.benchmarks.dsa.results import Case, Results
+from tasks.cli import Parser, program, whole
 from tasks.config import load_config
-from tasks.disk import sentence
-from tasks.training.errors import TrainingDataError, known_errors
+from tasks.training.errors import TrainingDataError
 
 ROOT = Path(".longhaul/evidence-dsa")
 CORPUS = Path("data/corpus")
@@ -81,27 +80,26 @@ def _curve_length(wanted: int | None, lengths: Sequence[int]) -> int:
     return wanted or max(lengths)
 
 
+@program("tasks.benchmarks.dsa_evidence")
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr where the corpus, the parameters or the disk do not allow it."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.dsa_evidence")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
-    parser.add_argument("--curve-length", type=int, default=None, help="of loss against compute; default: the longest")
+    """Measures what is missing and writes the pages."""
+    parser = Parser(prog="python -m tasks.benchmarks.dsa_evidence")
+    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[11, 12, 13])
+    parser.add_argument("--lengths", type=whole(1), nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument(
+        "--curve-length", type=whole(1), default=None, help="of loss against compute; default: the longest"
+    )
     parser.add_argument("--scale", choices=list(SCALES), default="full", help="trial: steps that only show it runs")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole(1, 4096), default=1)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    try:
-        pairs = seeds_and_lengths(arguments.seeds, arguments.lengths)
-        plan = Plan(load_config(arguments.params, arguments.overrides), SCALES[arguments.scale]())
-        bench = Bench(plan, Material.read(CORPUS), Parts(ROOT))
-        run(bench, pairs, _curve_length(arguments.curve_length, arguments.lengths), arguments.docs)
-    except known_errors() as error:
-        print(sentence(error, "evidence-dsa"), file=sys.stderr)
-        return 2
+    pairs = seeds_and_lengths(arguments.seeds, arguments.lengths)
+    plan = Plan(load_config(arguments.params, arguments.overrides), SCALES[arguments.scale]())
+    bench = Bench(plan, Material.read(CORPUS), Parts(ROOT))
+    run(bench, pairs, _curve_length(arguments.curve_length, arguments.lengths), arguments.docs)
     return 0
 
 

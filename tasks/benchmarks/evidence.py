@@ -6,7 +6,6 @@ like the rest: nothing here looks at a number before it writes it down.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from tasks.benchmarks.arms import Evidence, EvidenceError, settings_hash
+from tasks.benchmarks.arms import Evidence, settings_hash
 from tasks.benchmarks.markdown import table
-from tasks.config import ConfigError, load_config
+from tasks.cli import Parser, program, whole
+from tasks.config import load_config
 from tasks.statistics import Estimate, paired_difference, proportion
-from tasks.tracking import ProvenanceError
 
 ROOT = Path(".longhaul/evidence")
 DOCS = Path("docs")
@@ -150,21 +149,18 @@ def write(scores: Scores, seconds: Mapping[int, Mapping[str, float]], families: 
     (DOCS / "evidence.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
+@program("tasks.benchmarks.evidence")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is missing of every seed, then writes the page from all seeds that are complete."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.evidence")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds side by side")
+    parser = Parser(prog="python -m tasks.benchmarks.evidence")
+    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[11, 12, 13])
+    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count() or 1, help="seeds side by side")
     parser.add_argument("--tasks", default="{shell: 200, chain: 100, repair: 100}", help="held-out tasks a family")
     arguments = parser.parse_args(argv)
     scoring = (f"evaluate.tasks={arguments.tasks}", "evaluate.samples=1")
-    try:
-        root = ROOT / settings_hash(load_config(overrides=scoring), scoring)
-        threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-        run([Evidence(root, seed, scoring, threads) for seed in arguments.seeds], arguments.jobs)
-    except (EvidenceError, ConfigError, ProvenanceError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    root = ROOT / settings_hash(load_config(overrides=scoring), scoring)
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    run([Evidence(root, seed, scoring, threads) for seed in arguments.seeds], arguments.jobs)
     return 0
 
 

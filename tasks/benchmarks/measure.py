@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from model import Transformer
 from model.engine import Engine
 from tasks.benchmarks.agentic import FamilyResult, evaluate_family
+from tasks.cli import Parser, program
 from tasks.environments.chat import Chat
 from tasks.rl.agent import AgentLimits
 from tasks.rl.policy import PolicyStore
@@ -72,18 +71,15 @@ def _record(result: FamilyResult) -> dict[str, Any]:
     }
 
 
+@program("tasks.benchmarks.measure")
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr if the run or a policy is unusable."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.measure")
+    """One family under one policy of a run."""
+    parser = Parser(prog="python -m tasks.benchmarks.measure")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--when", choices=WHEN, required=True)
     parser.add_argument("--family", required=True)
     arguments = parser.parse_args(argv)
-    try:
-        measure_family(arguments.run_dir, arguments.when, arguments.family)
-    except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
-        print(f"{error}", file=sys.stderr)
-        return 2
+    measure_family(arguments.run_dir, arguments.when, arguments.family)
     return 0
 
 

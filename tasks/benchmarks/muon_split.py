@@ -7,7 +7,6 @@ docs/muon-split.md, docs/muon-split.json and docs/muon-split.png: the largest at
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,10 @@ from tasks.benchmarks.dsa.material import Material
 from tasks.benchmarks.dsa.scoring import mean_loss
 from tasks.benchmarks.dsa.selections import resized
 from tasks.benchmarks.markdown import table
+from tasks.cli import Parser, program, whole
 from tasks.config import Config, load_config
-from tasks.disk import sentence
 from tasks.tracking.metrics import write_json
 from tasks.training.data import Mixture, Row, draw_batch, stack
-from tasks.training.errors import known_errors
 from tasks.training.schedule import warmup_stable_decay
 
 CORPUS = Path("data/corpus")
@@ -187,13 +185,14 @@ def draw(found: Mapping[int, Mapping[str, list[dict[str, Any]]]], path: Path) ->
     pyplot.close(figure)
 
 
+@program("tasks.benchmarks.muon_split")
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr where the corpus or the parameters do not allow it."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.muon_split")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--every", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    """Measures every seed and writes the page after each."""
+    parser = Parser(prog="python -m tasks.benchmarks.muon_split")
+    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[11])
+    parser.add_argument("--steps", type=whole(1), default=300)
+    parser.add_argument("--every", type=whole(1), default=5)
+    parser.add_argument("--threads", type=whole(1, 4096), default=1)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -201,15 +200,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(a.threads)
     started = time.monotonic()
     found = {}
-    try:
-        config, material = load_config(a.params, a.overrides), Material.read(CORPUS)
-        for seed in a.seeds:
-            settings = Settings(config, seed, a.steps, a.every)
-            found[seed] = run(settings, material)
-            write(found, settings, (time.monotonic() - started) / 60, a.docs)
-    except known_errors() as error:
-        print(sentence(error, "muon-split"), file=sys.stderr)
-        return 2
+    config, material = load_config(a.params, a.overrides), Material.read(CORPUS)
+    for seed in a.seeds:
+        settings = Settings(config, seed, a.steps, a.every)
+        found[seed] = run(settings, material)
+        write(found, settings, (time.monotonic() - started) / 60, a.docs)
     return 0
 
 

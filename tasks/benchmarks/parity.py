@@ -6,7 +6,6 @@ status 1 when the two losses differ by more than `LIMIT`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import CheckpointError, Transformer
-from tasks.curation.shards import ShardError, read_split
-from tasks.training.errors import TrainingDataError
+from model import Transformer
+from tasks.cli import Parser, program, whole
+from tasks.curation.shards import read_split
 from tasks.training.heldout import heldout_windows
 
 LIMIT = 1e-4  # nats a token
@@ -72,20 +71,17 @@ def read_windows(corpus: Path, length: int, count: int) -> Tensor:
     return torch.stack([torch.from_numpy(row.tokens) for row in rows])
 
 
+@program("tasks.benchmarks.parity")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when the losses differ, 2 and one sentence when the checkpoint or the corpus cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.parity", description=__doc__)
+    """Prints both losses; exit status 1 when they differ."""
+    parser = Parser(prog="python -m tasks.benchmarks.parity", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("checkpoints/reinforce"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--length", type=int, default=512, help="tokens a window")
-    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--length", type=whole(1), default=512, help="tokens a window")
+    parser.add_argument("--windows", type=whole(1), default=32)
     arguments = parser.parse_args(argv)
-    try:
-        windows = read_windows(arguments.corpus, arguments.length, arguments.windows)
-        losses = compare(arguments.folder, windows)
-    except (CheckpointError, ShardError, TrainingDataError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    windows = read_windows(arguments.corpus, arguments.length, arguments.windows)
+    losses = compare(arguments.folder, windows)
     print(f"{arguments.folder}: {windows.numel()} held-out tokens in {len(windows)} windows of {windows.shape[1]}")
     print(f"  held-out loss here            {losses.ours:.6f} nats a token")
     print(f"  held-out loss in transformers {losses.theirs:.6f} nats a token")

@@ -7,12 +7,11 @@ docs/bf16.md, docs/bf16.png and metrics/bf16.json.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from tasks.benchmarks.dsa.material import Material
 from tasks.benchmarks.model_speed import machine
 from tasks.benchmarks.rounding import page
 from tasks.benchmarks.rounding.arm import NAMES, Arm, Plan, described
+from tasks.cli import Parser, program, whole
 from tasks.config import load_config
-from tasks.disk import sentence
 from tasks.tracking.metrics import write_metrics
-from tasks.training.errors import known_errors
 
 CORPUS = Path("data/corpus")
 
@@ -49,31 +47,25 @@ def write(found: dict[str, dict[int, dict[str, Any]]], setting: dict[str, Any], 
     write_metrics(metrics, figures | {"curves": curves, "setting": setting})
 
 
+@program("tasks.benchmarks.precision")
 def main(argv: Sequence[str] | None = None) -> int:
-    """2 and one sentence on stderr where the corpus or the parameters do not allow it."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.precision")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    """Trains every arm and writes the page."""
+    parser = Parser(prog="python -m tasks.benchmarks.precision")
+    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[11, 12, 13])
     for name, value in described(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    parser.add_argument("--threads", type=int, default=1, help="of each arm")
-    parser.add_argument("--workers", type=int, default=2, help="arms at once")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=whole(0), default=value)
+    parser.add_argument("--threads", type=whole(1, 4096), default=1, help="of each arm")
+    parser.add_argument("--workers", type=whole(1), default=2, help="arms at once")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--out", type=Path, default=Path("metrics/bf16.json"))
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     a = parser.parse_args(argv)
     started, plan = time.monotonic(), replace(Plan(), **{name: getattr(a, name) for name in described(Plan())})
-    try:
-        config = load_config(a.params, a.overrides)
-        Material.read(CORPUS)  # before any process starts
-        arms = [Arm(name, seed, config, plan, CORPUS, a.threads) for seed in a.seeds for name in NAMES]
-        found = run(arms, a.workers)
-    except BrokenExecutor:
-        print("[precision] An arm was killed; there may be too little memory for so many at once.", file=sys.stderr)
-        return 2
-    except known_errors() as error:
-        print(sentence(error, "precision"), file=sys.stderr)
-        return 2
+    config = load_config(a.params, a.overrides)
+    Material.read(CORPUS)  # before any process starts
+    arms = [Arm(name, seed, config, plan, CORPUS, a.threads) for seed in a.seeds for name in NAMES]
+    found = run(arms, a.workers)
     minutes = (time.monotonic() - started) / 60
     setting = {"machine": machine(), "threads": a.threads, "torch": torch.__version__, "plan": described(plan)}
     write(found, setting | {"minutes": round(minutes, 1)}, a.docs, a.out)

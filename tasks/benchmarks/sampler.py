@@ -7,7 +7,6 @@ in bf16 autocast, at every sampled token.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model import CheckpointError, Transformer
-from model.engine import Completion, Engine, EngineError, Request
+from model import Transformer
+from model.engine import Completion, Engine, Request
 from tasks.benchmarks.parity import read_windows
-from tasks.curation.shards import ShardError
-from tasks.training.errors import TrainingDataError
+from tasks.cli import Parser, program, whole
 
 BOUND = 1e-5  # nats, in fp32
 
@@ -77,32 +75,29 @@ def _off(
     return (log_probs - torch.tensor([answer.log_probs for answer in answers])).abs()
 
 
+@program("tasks.benchmarks.sampler")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one sentence when the checkpoint or the corpus cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.sampler", description=__doc__)
+    """Prints a line a temperature and number of drafts."""
+    parser = Parser(prog="python -m tasks.benchmarks.sampler", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("checkpoints/midtrain"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--sequences", type=int, default=24)
-    parser.add_argument("--prompt", type=int, default=192, help="tokens of held-out text")
-    parser.add_argument("--new", type=int, default=96, help="tokens sampled behind each prompt")
-    parser.add_argument("--drafts", type=int, default=3, help="the most tokens drafted a step")
+    parser.add_argument("--sequences", type=whole(1), default=24)
+    parser.add_argument("--prompt", type=whole(1), default=192, help="tokens of held-out text")
+    parser.add_argument("--new", type=whole(1), default=96, help="tokens sampled behind each prompt")
+    parser.add_argument("--drafts", type=whole(0), default=3, help="the most tokens drafted a step")
     arguments = parser.parse_args(argv)
-    try:
-        prompts = read_windows(arguments.corpus, arguments.prompt, arguments.sequences)
-        transformer = Transformer.from_pretrained(arguments.folder).eval()
-        print(f"{arguments.folder}: {len(prompts)} prompts of {prompts.shape[1]} tokens, {arguments.new} sampled")
-        print("     T  drafts  accept length  tok/CPU-s  fp32 largest  over 1e-5  bf16 mean  bf16 largest")
-        for temperature in (1.0, 0.0):
-            for drafts in range(arguments.drafts + 1):
-                found = measure(transformer, prompts, arguments.new, temperature, drafts)
-                print(
-                    f"{temperature:6.1f}{drafts:8d}{found.accept_length:15.2f}{found.speed:11.0f}"
-                    f"{found.fp32_largest:14.1e}{found.fp32_over:11d}{found.bf16_mean:11.1e}{found.bf16_largest:14.1e}",
-                    flush=True,
-                )
-    except (CheckpointError, ShardError, TrainingDataError, EngineError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    prompts = read_windows(arguments.corpus, arguments.prompt, arguments.sequences)
+    transformer = Transformer.from_pretrained(arguments.folder).eval()
+    print(f"{arguments.folder}: {len(prompts)} prompts of {prompts.shape[1]} tokens, {arguments.new} sampled")
+    print("     T  drafts  accept length  tok/CPU-s  fp32 largest  over 1e-5  bf16 mean  bf16 largest")
+    for temperature in (1.0, 0.0):
+        for drafts in range(arguments.drafts + 1):
+            found = measure(transformer, prompts, arguments.new, temperature, drafts)
+            print(
+                f"{temperature:6.1f}{drafts:8d}{found.accept_length:15.2f}{found.speed:11.0f}"
+                f"{found.fp32_largest:14.1e}{found.fp32_over:11d}{found.bf16_mean:11.1e}{found.bf16_largest:14.1e}",
+                flush=True,
+            )
     return 0
 
 

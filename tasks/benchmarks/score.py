@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,12 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import CheckpointError
-from tasks.benchmarks.agentic import BenchmarkError, Outcome, by_family
+from tasks.benchmarks.agentic import Outcome, by_family
 from tasks.benchmarks.suite import Subject, run_agentic
-from tasks.config import ConfigError, load_config
+from tasks.cli import Parser, program
+from tasks.config import load_config
 from tasks.config.sections import EvaluateConfig
-from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
-from tasks.statistics import StatisticsError
-
-KNOWN = (ConfigError, BenchmarkError, StatisticsError, SandboxUnavailable, CheckpointError)
+from tasks.sandbox import Limits, open_sandbox
 
 
 def score(checkpoint: Path, settings: EvaluateConfig) -> dict[str, Any]:
@@ -45,7 +41,7 @@ def _family(outcomes: Sequence[Outcome], family: str) -> dict[str, Any]:
 
 def write(out: Path, scores: Mapping[str, Any]) -> None:
     """The file is whole or not there."""
-    draft = out.with_suffix(".tmp")
+    draft = out.with_name(f".{out.name}.draft")
     try:
         draft.write_text(json.dumps(scores) + "\n", encoding="utf-8")
         draft.replace(out)
@@ -53,22 +49,16 @@ def write(out: Path, scores: Mapping[str, Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
+@program("tasks.benchmarks.score")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one sentence when the checkpoint, a parameter or the place of the scores is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.score")
+    """Scores the checkpoint and writes the file."""
+    parser = Parser(prog="python -m tasks.benchmarks.score")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
-    try:
-        settings = load_config(overrides=arguments.overrides).evaluate
-        write(arguments.out, score(arguments.checkpoint, settings))
-    except KNOWN as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"The scores of {arguments.checkpoint} were not written to {arguments.out}: {error}.", file=sys.stderr)
-        return 2
+    settings = load_config(overrides=arguments.overrides).evaluate
+    write(arguments.out, score(arguments.checkpoint, settings))
     return 0
 
 

@@ -6,7 +6,6 @@ products at the rate of the machine's best one, with everything else free. Write
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from model import ModelConfig, Transformer
 from tasks.benchmarks.markdown import table
 from tasks.benchmarks.model_speed import CASES, SHAPE, Case, Work, machine, step, timed, training_loss
+from tasks.cli import Parser, program, whole
 
 SPEED = Path("metrics/bench_model.json")
 PRODUCT = (4096, 1024, 1024)  # rows, inner size and columns of the product whose rate is the limit
@@ -150,10 +150,11 @@ def picture(found: Sequence[Profile], path: Path) -> None:
     pyplot.close(figure)
 
 
+@program("tasks.benchmarks.step_profile")
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page and prints it."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.step_profile")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = Parser(prog="python -m tasks.benchmarks.step_profile")
+    parser.add_argument("--threads", type=whole(1, 4096), default=2)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder of the page and its picture")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)

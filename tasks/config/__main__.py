@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,23 +9,21 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tasks.config import ConfigError, load_config
+from tasks.cli import Parser, program
+from tasks.config import load_config
 
 
+@program("tasks.config")
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m tasks.config check [k=v ...]` validates; `write k=v ...` edits params.yaml and keeps its comments."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.config")
+    parser = Parser(prog="python -m tasks.config")
     parser.add_argument("action", choices=("check", "write"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    try:
-        load_config(arguments.params, arguments.overrides).model_config()
-        if arguments.action == "write":
-            write_overrides(Path(arguments.params), arguments.overrides)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    load_config(arguments.params, arguments.overrides).model_config()
+    if arguments.action == "write":
+        write_overrides(Path(arguments.params), arguments.overrides)
     return 0
 
 

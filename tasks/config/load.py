@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
+from tasks.cli import Parser
 from tasks.config.errors import ConfigError, describe
 from tasks.config.sections import Config, known_keys
 
@@ -45,7 +45,7 @@ def _value(override: str, text: str) -> Any:
 
 def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> Config:
     """The command line every stage shares: `--params FILE` and any number of `--set key.path=value`."""
-    parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage}")
+    parser = Parser(prog=f"python -m tasks.{stage}")
     parser.add_argument("--params", default="params.yaml", help="the parameter file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)

@@ -6,7 +6,6 @@ same attempt must get the same verdict each time (flake rate).
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.cli import Parser, program, whole
 from tasks.environments.attacks import attacks
 from tasks.environments.registry import families, generate
 from tasks.environments.task import SPLITS, Split, Task
 from tasks.judge import grade
-from tasks.sandbox import Limits, SandboxUnavailable, open_sandbox
+from tasks.sandbox import Limits, open_sandbox
 
 PAGE = Path("docs/environments.md")
 REPEATS = 3  # oracle verdicts a task, for the flake rate
@@ -87,22 +87,19 @@ def page(cards: Sequence[Card], isolation: str, load: float) -> str:
     return HEADER + "\n".join(rows) + "\n\n" + conditions + NOTES
 
 
+@program("tasks.environments.card")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures all families and writes the page; 1 when one of them may not be used."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.environments.card")
-    parser.add_argument("--tasks", type=int, default=60, help="tasks of each family and split")
+    parser = Parser(prog="python -m tasks.environments.card")
+    parser.add_argument("--tasks", type=whole(1), default=60, help="tasks of each family and split")
     count = parser.parse_args(argv).tasks
     cards = []
-    try:
-        with open_sandbox("bubblewrap", Limits()) as factory:
-            for family in families():
-                for split in SPLITS:
-                    cards.append(measure(family, split, count, factory))
-                    print(f"[card] step {len(cards)}/{len(families()) * len(SPLITS)} {cards[-1]}", flush=True)
-            isolation = factory.isolation
-    except SandboxUnavailable as error:
-        print(error, file=sys.stderr)
-        return 2
+    with open_sandbox("bubblewrap", Limits()) as factory:
+        for family in families():
+            for split in SPLITS:
+                cards.append(measure(family, split, count, factory))
+                print(f"[card] step {len(cards)}/{len(families()) * len(SPLITS)} {cards[-1]}", flush=True)
+        isolation = factory.isolation
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(cards, isolation, os.getloadavg()[1]), encoding="utf-8")
     return 0 if all(card.good for card in cards) else 1

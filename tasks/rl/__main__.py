@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.cli import Parser, program
 from tasks.config import load_config
 from tasks.rl import supervisor
-from tasks.rl.errors import exit_status
 
 MEASURES = ("before", "after")
 
@@ -32,15 +31,17 @@ def run_part(part: str, run_dir: Path | None) -> None:
         supervisor.run_worker(part, run_dir, stop=stop)
 
 
+@program("reinforce")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one sentence when a part cannot go on."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.rl")
+    """`python -m tasks.rl PART [--run-dir RUN]`."""
+    parser = Parser(prog="python -m tasks.rl")
     parser.add_argument("part", choices=("prepare", *supervisor.KINDS, *MEASURES))
     parser.add_argument("--run-dir", type=Path)
     arguments = parser.parse_args(argv)
     if arguments.part != "prepare" and arguments.run_dir is None:
         parser.error("every part but `prepare` needs --run-dir")
-    return exit_status(lambda: run_part(arguments.part, arguments.run_dir))
+    run_part(arguments.part, arguments.run_dir)
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ tags of the MLflow runs and registry versions.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -22,9 +21,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tasks.cli import Parser, program
 from tasks.errors import InputError
 from tasks.tracking import registry
-from tasks.tracking.experiment import TrackingError, client, recorded_run, tracking_uri
+from tasks.tracking.experiment import client, recorded_run, tracking_uri
 
 LOCK = Path("dvc.lock")
 METRICS = Path("metrics")
@@ -194,15 +194,12 @@ def _trace_version(name: str, alias: str | None, number: str | None) -> list[str
     return [*lines, "its checkpoint is not in this working tree; the tags above name the commit, parameters and data"]
 
 
+@program("tasks.tracking.lineage")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.tracking.lineage")
+    parser = Parser(prog="python -m tasks.tracking.lineage")
     parser.add_argument("what", help="metrics key, checkpoint folder, NAME/VERSION or NAME@champion")
-    try:
-        print("\n".join(trace(parser.parse_args(argv).what)))
-    except (LineageError, registry.RegistryError, TrackingError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    print("\n".join(trace(parser.parse_args(argv).what)))
     return 0
 
 

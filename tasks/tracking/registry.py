@@ -11,7 +11,6 @@ the best champion of its time as well, against which the gate of `promote` measu
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -21,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.cli import Parser, program
 from tasks.disk import publish
 from tasks.errors import InputError
-from tasks.tracking.experiment import Tracker, TrackingError, artifact_place, client
+from tasks.tracking.experiment import Tracker, artifact_place, client
 from tasks.tracking.provenance import sha256
 
 CHAMPION = "champion"
@@ -166,9 +166,10 @@ def _print_versions(handle: Any, name: str) -> None:
         )
 
 
+@program("tasks.tracking.registry")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.tracking.registry")
+    parser = Parser(prog="python -m tasks.tracking.registry")
     parser.add_argument("action", choices=("list", "rollback", "promote", "download"))
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--name", default=NAME)
@@ -176,11 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = {"promote": 1, "download": 2}.get(given.action, 0)
     if len(given.arguments) != wanted:
         parser.error(f"`{given.action}` takes {wanted} arguments, not {len(given.arguments)}")
-    try:
-        _act(client(), given.action, given.arguments, given.name)
-    except (RegistryError, TrackingError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    _act(client(), given.action, given.arguments, given.name)
     return 0
 
 

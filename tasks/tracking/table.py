@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tasks.cli import Parser, program, seconds
 from tasks.tracking.card import families
 
 METRICS = Path("metrics")
@@ -193,5 +194,14 @@ def _promote(found: Mapping[str, Any]) -> list[Row]:
     return [Row("promote", label, "", f"{found['difference']:+.3f}", f"> {found['lower']:+.3f}", str(found["tasks"]))]
 
 
+@program("tasks.tracking.table")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of this module."""
+    parser = Parser(prog="python -m tasks.tracking.table")
+    parser.add_argument("seconds", type=seconds, nargs="?", help="wall time of the run that ended just now")
+    print_table(parser.parse_args(argv).seconds)
+    return 0
+
+
 if __name__ == "__main__":
-    print_table(float(sys.argv[1]) if len(sys.argv) > 1 else None)
+    sys.exit(main())

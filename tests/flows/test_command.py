@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.command import CommandError, reason, stream
+from flows.command import CommandError, failure, stream
 
+DVC = "ERROR: failed to reproduce 'x': failed to run: python -m tasks.x, exited with {}"
 SLEEPER = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); print('up', flush=True); time.sleep(300)"
 
 
@@ -36,12 +37,49 @@ def test_failing_program_raises_with_its_last_words() -> None:
         asyncio.run(stream([sys.executable, "-c", program], _ignore))
     assert caught.value.lines == ("The reason.", "ERROR: failed to reproduce x")
     assert pickle.loads(pickle.dumps(caught.value)).lines == caught.value.lines
+    assert caught.value.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "sentence", "expected"),
+    [
+        (2, ["The key 'x' is wrong."], "The key 'x' is wrong.", 2),
+        (1, ["The disk is full."], "The disk is full.", 1),
+        (130, ["It was interrupted."], "It was interrupted.", 1),
+        (255, ["The key 'x' is wrong.", DVC.format(2)], "The key 'x' is wrong.", 2),
+        (255, ["The disk is full.", DVC.format(1)], "The disk is full.", 1),
+        (255, ["ERROR: Unable to acquire lock"], "`dvc repro` ended with status 255; its last line was", 1),
+        (255, ["x", DVC.format(-9)], "`python -m tasks.x` was ended by SIGKILL, as the system does when memory", 1),
+        (137, [], "`dvc repro` was ended by SIGKILL", 1),
+        (143, [], "`dvc repro` was ended by SIGTERM; its last line was ''.", 1),
+    ],
+)
+def test_the_programs_own_status_and_sentence_come_through(
+    status: int, lines: list[str], sentence: str, expected: int
+) -> None:
+    error = failure(["dvc", "repro"], status, lines)
+    assert error.exit_status == expected
+    assert str(error).startswith(sentence)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_the_guard_passes_the_status_on(status: int) -> None:
+    command = [sys.executable, "-m", "flows.guard", sys.executable, "-c", f"raise SystemExit({status})"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as guard:
+        assert guard.wait(timeout=60) == status
+
+
+def test_a_program_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(CommandError, match=r"^The program no-such-program cannot be started: No such file") as caught:
+        asyncio.run(stream(["no-such-program"], _ignore))
+    assert caught.value.exit_status == 1
 
 
 @pytest.mark.parametrize("last", ["[pretrain] step 3/9 tok/s 5.", "KeyError: 'x'", ""])
 def test_what_is_no_sentence_is_put_into_one(last: str) -> None:
-    found = reason(["dvc", "repro"], 255, [last] if last else [])
-    assert found == f"`dvc repro` ended with status 255; its last line was {last!r}."
+    found = failure(["dvc", "repro"], 255, [last] if last else [])
+    assert str(found) == f"`dvc repro` ended with status 255; its last line was {last!r}."
 
 
 def test_a_long_line_does_not_end_the_stream() -> None:

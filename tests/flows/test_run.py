@@ -9,17 +9,19 @@ import pytest
 
 from flows.command import CommandError
 from flows.console import _reason
+from tasks.errors import MachineError
 
 ROOT = Path(__file__).parents[2]
 FAILING = """
 import logging, sys
 import flows.pipeline  # sets up Prefect's log
 from flows import console
+from tasks.errors import MachineError
 log = console.quieten()
 logger = logging.getLogger("prefect.engine")
 try:
-    raise console.TrackingError("The store is gone.")
-except console.TrackingError as error:
+    raise MachineError("The store is gone.")
+except MachineError as error:
     logger.exception("Encountered an exception")
     logger.error("Finished in state Failed")
     print(console.last_words(error, log), file=sys.stderr)
@@ -52,12 +54,18 @@ def test_tracebacks_go_to_the_log_and_the_sentence_comes_last(tmp_path: Path) ->
     assert (tmp_path / ".longhaul/logs/run.log").read_text().count("Traceback") == 2
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (CommandError("It is wrong."), "It is wrong."),
-        (KeyError("x"), "KeyError: 'x'"),
+        (KeyError("x"), "The program run failed unexpectedly (KeyError: 'x')"),
         (httpx.ConnectError("All connection attempts failed"), "the Prefect server at http://"),
+        (caused(MachineError("x"), httpx.ConnectError("All connection attempts failed")), "the Prefect server at http"),
     ],
 )
 def test_the_last_line_says_why(error: Exception, reason: str) -> None:

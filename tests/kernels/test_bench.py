@@ -61,7 +61,7 @@ def test_everything_runs_at_tiny_shapes(tmp_path: Path) -> None:
 def test_without_a_gpu_it_says_so() -> None:
     done = run(CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
-    assert done.stdout == "The benchmark needs a CUDA GPU, and TRITON_INTERPRET unset.\n"
+    assert done.stderr == "The benchmark needs a CUDA GPU, and TRITON_INTERPRET unset.\n"
 
 
 def test_interpreted_results_are_kept_only_where_a_path_is_given(
@@ -74,7 +74,7 @@ def test_interpreted_results_are_kept_only_where_a_path_is_given(
 
 def test_an_unknown_operation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--only", "nothing"]) == 2
-    assert "sparse_decode" in capsys.readouterr().out
+    assert "sparse_decode" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_both_tables_have_a_line_a_kernel() -> None:
 
 def test_the_interpreter_compiles_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "unset" in capsys.readouterr().out
+    assert "unset" in capsys.readouterr().err
 
 
 def test_every_operation_with_kernels_has_cases_and_a_baseline() -> None:

@@ -6,9 +6,10 @@ call: interpreter, libraries, weights and inputs are in both. It ends with one l
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from statistics import median
 import torch
 
 from tasks.benchmarks.context.works import DECODE_STEPS, WORKS, Work
+from tasks.cli import Parser, program, seconds, whole
 from tasks.config import load_config
 
 STATUS = Path("/proc/self/status")
@@ -53,20 +55,22 @@ def _timed(work: Work) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
+@program("tasks.benchmarks.context.cell")
+def main(argv: Sequence[str] | None = None) -> int:
     """One cell."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.benchmarks.context.cell")
+    parser = Parser(prog="python -m tasks.benchmarks.context.cell")
     parser.add_argument("--what", choices=list(WORKS), required=True)
     parser.add_argument("--mode", choices=("dense", "sparse"), required=True)
-    parser.add_argument("--length", type=int, required=True)
-    parser.add_argument("--topk", type=int, required=True)
-    parser.add_argument("--budget", type=float, required=True)
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--length", type=whole(1), required=True)
+    parser.add_argument("--topk", type=whole(1), required=True)
+    parser.add_argument("--budget", type=seconds, required=True)
+    parser.add_argument("--threads", type=whole(1, 4096), required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     torch.set_num_threads(a.threads)
     print(json.dumps(measure(a.what, a.mode, a.length, a.topk, a.budget, a.overrides)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -104,7 +104,7 @@ def test_full_disk_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(curate, "run_filters", full)
     monkeypatch.setattr(curate, "parse_arguments", lambda *_: configure(source))
-    assert curate.main([]) == 2
+    assert curate.main([]) == 1
     assert capsys.readouterr().err == "The disk is full: the stage 'curate' could not write below data.\n"
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_a_really_full_disk_is_one_sentence(source: Path, tmp_path: Path) -> Non
     command = [*box, sys.executable, "-m", "tasks.curate", *settings]
     environment = {**os.environ, "PYTHONPATH": str(PARAMS.parent)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert result.stderr == "The disk is full: the stage 'curate' could not write below data.\n"
 
 
