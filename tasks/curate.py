@@ -17,6 +17,7 @@ from tasks.curation.corpus import (
     split_documents,
     write_corpus,
 )
+from tasks.curation.documents import SourceError
 from tasks.curation.draft import building
 from tasks.curation.gate import check_batch
 from tasks.curation.pipeline import Curated, run_filters

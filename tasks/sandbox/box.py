@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tasks.sandbox.advice import advice, not_started
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import collect_files
 from tasks.sandbox.limits import CommandResult, Limits, SandboxError
@@ -99,9 +100,15 @@ class Box:
         if bytes(capture.reply) != b"ready\n":
             code = self._kill()
             said = capture.output.decode(errors="replace").strip() or f"it gave no reason (exit code {code})"
-            raise SandboxError(f"The sandbox could not start a box; bubblewrap said: {said}.")
-        pid = _namespace_pid(self._shell)
-        self._work = os.open(f"/proc/{pid}/root/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            raise not_started(said)
+        try:
+            pid = _namespace_pid(self._shell)
+            self._work = os.open(f"/proc/{pid}/root/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise SandboxError(
+                f"The sandbox could not open the folder /work of a box: {said}{advice(said)}."
+            ) from error
 
     def run(self, command: str, timeout: float | None = None) -> CommandResult:
         """Run `command` in the box's shell: folder and variables stay for the next one; stdin is /dev/null.
