@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tasks.config import Config
-from tasks.errors import MachineError
+from tasks.errors import MISTAKE, MachineError
 from tasks.rl.spec import SPEC, RunSpec, measurement_path, policies_path, read_spec, store_path, write_spec
 from tasks.rl.store import TrajectoryStore
 from tasks.rl.worker import PARENT
@@ -40,6 +40,12 @@ OnLine = Callable[[str], None]
 
 class WorkerFailed(MachineError):
     """A worker program ended for good before the run did."""
+
+
+class NoCheckpoint(WorkerFailed):
+    """The stage before was not run."""
+
+    exit_status = MISTAKE
 
 
 def print_line(line: str) -> None:
@@ -80,7 +86,7 @@ def _first_policy(run_dir: Path, checkpoint: Path, spec: RunSpec) -> None:
 def _weights_hash(checkpoint: Path) -> str:
     path = checkpoint / "model.safetensors"
     if not path.is_file():
-        raise WorkerFailed(f"There is no checkpoint to reinforce: the file {path} does not exist; run midtrain first.")
+        raise NoCheckpoint(f"There is no checkpoint to reinforce: the file {path} does not exist; run midtrain first.")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
