@@ -213,11 +213,11 @@ def test_a_document_that_scrubbing_made_too_long_is_dropped_and_counted(tmp_path
 
 
 def test_texts_that_scrubbing_made_equal_are_one(tmp_path: Path) -> None:
-    names = [f"{letter * 70}" for letter in "abc"]  # too few words for near-duplicate removal
-    documents = [raw(name[0], f"{'word' * 20} = 1\n{'x' * 60} = 2\n# {name}@acme.org\n" * 1, "code") for name in names]
+    shape = f"{'word' * 24}\n{'-' * 40}\n{'=' * 30}\n# {{}}@acme.org\n"  # too few words for near-duplicate removal
+    documents = [raw(letter, shape.format(letter * 70), "code") for letter in "abcdef"]
     curated = filtered(documents, tmp_path)
-    texts = [document.text for document in curated.documents]
-    assert len(texts) == len(set(texts)) < 3
+    assert 1 <= len(curated.documents) <= 2  # the two addresses that stand for any other
+    assert "exact_duplicate" in curated.drops
     check_batch(curated.documents, 1, 1, 20_000)
 
 
