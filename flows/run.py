@@ -17,7 +17,9 @@ from tasks.cli import Parser, ending, program
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m flows.run [KEY=VALUE ...]`."""
     from tasks.config import load_config
+    from tasks.machine import check_machine
     from tasks.sandbox import open_sandbox
+    from tasks.tracking.commit import without_commit
 
     parser = Parser(prog="python -m flows.run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     started = time.monotonic()
     load_config(overrides=overrides).model_config()
+    check_machine()
+    if notice := without_commit():
+        print(notice, flush=True)
     open_sandbox().close()  # now, and not when the first episode asks for it minutes later
     up()
     os.environ.update(environment())

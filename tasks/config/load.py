@@ -13,6 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 from tasks.cli import Parser
 from tasks.config.errors import ConfigError, describe
 from tasks.config.sections import Config, known_keys
+from tasks.machine import check_machine
 
 
 def load_config(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Config:
@@ -44,12 +45,17 @@ def _value(override: str, text: str) -> Any:
 
 
 def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> Config:
-    """The command line every stage shares: `--params FILE` and any number of `--set key.path=value`."""
+    """The command line every stage shares: `--params FILE` and any number of `--set key.path=value`.
+
+    Raises MachineError where the machine would let the stage down later.
+    """
     parser = Parser(prog=f"python -m tasks.{stage}")
     parser.add_argument("--params", default="params.yaml", help="the parameter file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
-    return load_config(arguments.params, arguments.overrides)
+    config = load_config(arguments.params, arguments.overrides)
+    check_machine()
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:
