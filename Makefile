@@ -1,6 +1,6 @@
 # Two commands: `make run` (the whole recipe) and `make test`. `make help` lists the rest.
 PYTHON := .venv/bin/python
-SET ?=
+unexport SET  # an exported variable is expanded; what was typed goes on as it is, past make and the shell
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-recipe check gate roofline up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
 
@@ -10,8 +10,9 @@ help:  ## list the targets
 setup:  ## install what is missing; skips what is there
 	@infra/setup.sh
 
+run: export LONGHAUL_SET := $(value SET)
 run: setup  ## the whole recipe; SET="pretrain.steps=10 seed=2" changes parameters
-	@$(PYTHON) -m flows.run $(SET)
+	@$(PYTHON) -m flows.run
 
 test: setup  ## every check and every test but test-recipe
 	@$(MAKE) --no-print-directory check

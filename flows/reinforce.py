@@ -11,7 +11,8 @@ from prefect.concurrency.asyncio import concurrency
 from flows.command import LineHandler, stream
 from flows.names import stage_run_name
 from flows.stage import LEASE_SECONDS, progress_lines, publish, reproduce, up_to_date
-from tasks.config import load_config
+from tasks.config import held
+from tasks.config.start import parameters
 from tasks.reinforce import INPUTS
 from tasks.rl import curve
 from tasks.tracking import Tracker, run
@@ -24,12 +25,13 @@ async def reinforce() -> None:
     The subflows train every step; DVC's own stage command then finds the run complete, measures the last policy,
     writes the outs and locks their hashes.
     """
-    if not await up_to_date("reinforce"):
-        async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
-            run_dir = await prepare()
-            await asyncio.gather(rollout(run_dir), judge(run_dir), learner(run_dir), measure_before(run_dir))
-            await reproduce.with_options(task_run_name="dvc repro reinforce")("reinforce")
-    await publish.with_options(task_run_name="publish reinforce")("reinforce")
+    with held("the flow reinforce"):
+        if not await up_to_date("reinforce"):
+            async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
+                run_dir = await prepare()
+                await asyncio.gather(rollout(run_dir), judge(run_dir), learner(run_dir), measure_before(run_dir))
+                await reproduce.with_options(task_run_name="dvc repro reinforce")("reinforce")
+        await publish.with_options(task_run_name="publish reinforce")("reinforce")
 
 
 @flow(name="rollout", flow_run_name="rollout", retries=2)
@@ -47,7 +49,7 @@ async def judge(run_dir: str) -> None:
 @flow(name="learner", flow_run_name="learner", retries=2)
 async def learner(run_dir: str) -> None:
     """Trains and publishes policies; its curve grows in the tracking run that the stage's own program ends."""
-    with run("reinforce", load_config(), INPUTS, leave_open=True) as tracker:
+    with held("the flow learner") as hold, run("reinforce", parameters(hold), INPUTS, leave_open=True) as tracker:
         await run_part("learner", run_dir, await _curve_lines(tracker, Path(run_dir)))
 
 

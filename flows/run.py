@@ -11,23 +11,34 @@ from collections.abc import Sequence
 from flows.servers import up
 from flows.settings import environment, mlflow_address, prefect_address
 from tasks.cli import Parser, ending, program
+from tasks.config.overrides import split_set
+
+SET = "LONGHAUL_SET"  # the text of `make run SET="..."`, which neither make nor a shell has read
 
 
 @program("run")
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m flows.run [KEY=VALUE ...]`."""
-    from tasks.config import load_config
+    """`python -m flows.run [KEY=VALUE ...]`; holds the working folder to its end."""
+    from tasks.config import held
     from tasks.machine import check_machine
-    from tasks.sandbox import open_sandbox
-    from tasks.tracking.commit import without_commit
 
     parser = Parser(prog="python -m flows.run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
     overrides = parser.parse_args(argv).overrides
+    given = os.environ.pop(SET, "")
+    check_machine()
+    with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
+        return _hold([*overrides, *split_set(given)])
+
+
+def _hold(overrides: Sequence[str]) -> int:
+    """Checks what can be checked, starts the servers and runs the pipeline; nothing is written before that."""
+    from tasks.config import load_config
+    from tasks.sandbox import open_sandbox
+    from tasks.tracking.commit import without_commit
 
     started = time.monotonic()
     load_config(overrides=overrides).model_config()
-    check_machine()
     if notice := without_commit():
         print(notice, flush=True)
     open_sandbox().close()  # now, and not when the first episode asks for it minutes later

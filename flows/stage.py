@@ -20,11 +20,13 @@ from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_run_logger
 
 from flows.command import CommandError, LineHandler, stream
+from tasks.config import held
 
 ADVICE = re.compile(  # of DVC, to somebody who runs it by hand
     r"To track the changes with git|To enable auto staging|Use `dvc push`|\s*(git add|dvc config core\.autostage)|"
     r"(Generating|Updating) lock file"
 )
+DVC = ("python", "-m", "flows.reproduce")
 STEP = re.compile(r"step (\d+)/(\d+)")
 PROGRESS_SECONDS = 2.0
 LEASE_SECONDS = 60.0  # a killed flow holds the accelerator at most this long; Prefect's least, and its default is 300
@@ -32,9 +34,10 @@ LEASE_SECONDS = 60.0  # a killed flow holds the accelerator at most this long; P
 
 async def run_stage(stage: str) -> None:
     """Everything a stage flow does: reproduce, then publish what came out."""
-    async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
-        await reproduce.with_options(task_run_name=f"dvc repro {stage}")(stage)
-    await publish.with_options(task_run_name=f"publish {stage}")(stage)
+    with held(f"the flow {stage}"):
+        async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
+            await reproduce.with_options(task_run_name=f"dvc repro {stage}")(stage)
+        await publish.with_options(task_run_name=f"publish {stage}")(stage)
 
 
 def _lock_is_taken(_task: Any, _run: Any, state: Any) -> bool:
@@ -44,7 +47,7 @@ def _lock_is_taken(_task: Any, _run: Any, state: Any) -> bool:
 @task(retries=3, retry_delay_seconds=5, retry_jitter_factor=0.5, retry_condition_fn=_lock_is_taken)
 async def reproduce(stage: str) -> None:
     """Runs `dvc repro` for one stage; DVC skips it when nothing it depends on changed."""
-    await stream(["dvc", "repro", "--single-item", stage], await progress_lines(stage))
+    await stream([*DVC, "repro", "--single-item", stage], await progress_lines(stage))
 
 
 @task
@@ -53,7 +56,7 @@ async def up_to_date(*stages: str) -> bool:
 
     async def ignore(_line: str) -> None: ...
 
-    tail = await stream(["dvc", "status", *stages], ignore)
+    tail = await stream([*DVC, "status", *stages], ignore)
     return bool(tail) and "up to date" in tail[-1]
 
 

@@ -29,7 +29,7 @@ def total_bytes(packages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _size(package: Mapping[str, Any]) -> int:
-    """Bytes of the file that is installed: the only wheel, or the source archive. Those of a file here from the disk."""
+    """Bytes of the file that is installed: the only wheel, or the source archive; a local one is asked of the disk."""
     files = package.get("wheels") or [package[kind] for kind in ("sdist", "archive") if kind in package]
     return max((int(file.get("size") or _on_disk(file)) for file in files), default=0)
 

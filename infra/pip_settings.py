@@ -32,9 +32,10 @@ JOINED_BY = {  # pip's setting: uv's variable, and what stands between several v
 WORDS = {"UV_NO_INDEX": "true", "UV_PRERELEASE": "allow"}  # of a switch that is on
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY")
 HARMLESS = (  # where files are kept, what is printed, and how old programs are asked
-    "disable-pip-version-check", "no-color", "no-input", "quiet", "verbose", "progress-bar", "cache-dir", "no-cache-dir",
-    "no-python-version-warning", "root-user-action", "break-system-packages", "require-virtualenv", "log", "debug",
-    "prefer-binary", "no-warn-script-location", "no-warn-conflicts", "no-compile", "compile", "exists-action",
+    "disable-pip-version-check", "no-color", "no-input", "quiet", "verbose", "progress-bar", "cache-dir",
+    "no-cache-dir", "config-file", "no-python-version-warning", "root-user-action", "break-system-packages",
+    "require-virtualenv", "log", "debug", "prefer-binary", "no-warn-script-location", "no-warn-conflicts",
+    "no-compile", "compile", "exists-action",
 )  # fmt: skip
 SECTIONS = ("global", "install", ":env:")  # a later one overrides an earlier one, as in pip
 

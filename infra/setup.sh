@@ -55,7 +55,7 @@ may_install() { # root with apt, or somebody who may become root without a quest
     "${root[@]}" true 2>/dev/null
 }
 
-apt_has() { apt-cache show "$1" 2>/dev/null | grep -q '^Package:'; }
+apt_has() { apt-cache show "$1" >/dev/null 2>&1; }
 
 apt_update() { # once
     [ -n "${updated:-}" ] && return
@@ -111,7 +111,7 @@ install_with_uv() {
     say "downloading and installing $("$venv/bin/python" infra/downloads.py "$lock")"
     unset UV_CONSTRAINT # kept in the lock already
     enough_disk "$("$venv/bin/python" infra/downloads.py --bytes "$lock")"
-    "$uv" pip install --python "$venv/bin/python" -r "$lock" || fail "The locked packages could not be installed; the reason stands above."
+    "$uv" pip install --preview-features pylock --python "$venv/bin/python" -r "$lock" || fail "The locked packages could not be installed; the reason stands above."
     "$uv" pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation -e . || fail "The project itself could not be installed; the reason stands above."
     rm -f "$lock" # addresses of the user's indexes stand in it
 }

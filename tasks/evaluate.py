@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A measurement that is no stage (the nightly one) has places and a tracking run of its own.
     """
     places, rest = _places().parse_known_args(argv)
-    config = parse_arguments("evaluate", rest)
+    config = parse_arguments("evaluate", rest, holds=places.name == "evaluate")
     with run(places.name, config, [CANDIDATE, BASELINE, CORPUS]) as tracker:
         evaluate(config, tracker, places.results, places.metrics)
     return 0

@@ -5,7 +5,8 @@ The file holds the `laptop` values, `profiles.<name>` only what another profile 
 """
 
 from tasks.config.errors import ConfigError
+from tasks.config.holding import FolderInUse, held
 from tasks.config.load import load_config, parse_arguments
 from tasks.config.sections import Config
 
-__all__ = ["Config", "ConfigError", "load_config", "parse_arguments"]
+__all__ = ["Config", "ConfigError", "FolderInUse", "held", "load_config", "parse_arguments"]

@@ -3,60 +3,49 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
 
 from tasks.cli import Parser, program
-from tasks.config import load_config
+from tasks.config import ConfigError, load_config
+from tasks.config.processor import warnings
+from tasks.config.reading import read_mapping, read_text
+from tasks.config.writing import write_overrides
+
+__all__ = ["main", "write_overrides"]
 
 
 @program("tasks.config")
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m tasks.config check [k=v ...]` validates; `write k=v ...` edits params.yaml and keeps its comments."""
+    """`python -m tasks.config check [k=v ...]` validates; `write k=v ...` edits params.yaml and keeps its comments.
+
+    Overrides may also be given as everywhere else, by `--set k=v`.
+    """
     parser = Parser(prog="python -m tasks.config")
     parser.add_argument("action", choices=("check", "write"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("given", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--params", default="params.yaml")
-    arguments = parser.parse_args(argv)
-    load_config(arguments.params, arguments.overrides).model_config()
+    arguments = parser.parse_intermixed_args(argv)
+    overrides = [*arguments.given, *arguments.overrides]
+    _check(Path(arguments.params), overrides)
     if arguments.action == "write":
-        write_overrides(Path(arguments.params), arguments.overrides)
+        write_overrides(Path(arguments.params), overrides)
     return 0
 
 
-def write_overrides(path: Path, overrides: Sequence[str]) -> None:
-    """Writes overrides into the file itself (as `dvc exp run -S` does), so that DVC sees what a run used.
-
-    A key that the chosen profile sets is written there, where it counts.
-    """
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 10_000  # lines stay as they are
-    document = editor.load(path.read_text(encoding="utf-8"))
-    for override in sorted(overrides, key=lambda override: not override.startswith("profile=")):
-        keys, _, value = override.partition("=")
-        *sections, last = keys.strip().split(".")
-        profile = (document.get("profiles") or {}).get(document.get("profile"))
-        place: Any = profile if _holds(profile, [*sections, last]) else document
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = YAML(typ="safe", pure=True).load(value)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        editor.dump(document, stream)
-    temporary.replace(path)
-
-
-def _holds(mapping: Any, keys: Sequence[str]) -> bool:
-    """Whether a nested mapping has this path of keys."""
-    for key in keys:
-        if not isinstance(mapping, Mapping) or key not in mapping:
-            return False
-        mapping = mapping[key]
-    return True
+def _check(path: Path, overrides: Sequence[str]) -> None:
+    """The parameters as they would be used; without overrides, under every profile of the file as well."""
+    config = load_config(path, overrides)
+    config.model_config()
+    for warning in warnings(config):
+        print(warning, file=sys.stderr)
+    profiles = {} if overrides else read_mapping(read_text(path), str(path)).get("profiles") or {}
+    for profile in profiles:
+        try:
+            load_config(path, [f"profile={profile}"]).model_config()
+        except ConfigError as error:
+            raise ConfigError(f"The profile {profile!r} cannot be used: {error}") from error
 
 
 if __name__ == "__main__":

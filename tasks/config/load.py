@@ -3,97 +3,73 @@
 from __future__ import annotations
 
 import json
+import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML, YAMLError
 
 from tasks.cli import Parser
+from tasks.config import holding
 from tasks.config.errors import ConfigError, describe
+from tasks.config.overrides import merged, parse_overrides
+from tasks.config.processor import warnings
+from tasks.config.reading import read_mapping, read_text
 from tasks.config.sections import Config, known_keys
 from tasks.machine import check_machine
 
+PARAMS = "params.yaml"
 
-def load_config(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Config:
+
+def load_config(path: str | Path = PARAMS, overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and validates. Raises ConfigError with one sentence that names the file or key."""
-    raw = _read(Path(path))
-    merged = apply_overrides(_with_profile(raw, overrides), overrides)
+    return resolve(read_mapping(read_text(Path(path)), str(path)), overrides, str(path))
+
+
+def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = (), name: str = PARAMS) -> Config:
+    """The same of a file's content; `name` is what sentences call it."""
+    parameters = merged(raw, parse_overrides(overrides), name)
     try:
-        return TypeAdapter(Config).validate_json(json.dumps(merged, default=str))
+        return TypeAdapter(Config).validate_json(json.dumps(parameters))
     except ValidationError as error:
         raise ConfigError(describe(error, known=known_keys())) from error
 
 
-def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`["pretrain.steps=10"]` written into a copy of the mapping; values are read as YAML."""
-    result = _merge(raw, {})
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"The override {override!r} is not of the form key.path=value.")
-        result = _merge(result, _nested(key.strip().split("."), _value(override, value)))
-    return result
-
-
-def _value(override: str, text: str) -> Any:
-    try:
-        return _yaml().load(text)
-    except YAMLError as error:
-        raise ConfigError(f"The override {override!r} is not YAML: {' '.join(str(error).split())}.") from None
-
-
-def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> Config:
+def parse_arguments(stage: str, argv: Sequence[str] | None = None, holds: bool = True) -> Config:
     """The command line every stage shares: `--params FILE` and any number of `--set key.path=value`.
 
-    Raises MachineError where the machine would let the stage down later.
+    As long as the parameters live, the program holds the working folder; raises ConfigError where another run does,
+    and MachineError where the machine would let the stage down later.
+    A program of a run gets the run's own parameters. holds=False: it writes nothing that a stage writes.
     """
     parser = Parser(prog=f"python -m tasks.{stage}")
-    parser.add_argument("--params", default="params.yaml", help="the parameter file")
+    parser.add_argument("--params", default=PARAMS, help="the parameter file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
-    config = load_config(arguments.params, arguments.overrides)
+    if not holds or not holding.is_first_rank():
+        return load_config(arguments.params, arguments.overrides)
     check_machine()
+    hold = holding.take(f"python -m tasks.{stage}")
+    try:
+        config = _parameters_of(stage, hold, arguments.params, arguments.overrides)
+    except BaseException:
+        hold.release()
+        raise
+    weakref.finalize(config, hold.release)
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = _yaml().load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"The parameter file {path} does not exist.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The parameter file {path} cannot be read as YAML: {' '.join(str(error).split())}."
-        ) from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"The parameter file {path} holds no sections.")
-    return raw
-
-
-def _with_profile(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    picks = [override for override in overrides if override.startswith("profile=")]
-    chosen = str(apply_overrides({"profile": raw.get("profile", "laptop")}, picks)["profile"])
-    profiles = raw.get("profiles") or {}
-    base = {key: value for key, value in raw.items() if key != "profiles"}
-    if chosen != "laptop" and chosen not in profiles:
-        raise ConfigError(f"The profile {chosen!r} does not exist; choose one of {', '.join(['laptop', *profiles])}.")
-    return {**_merge(base, profiles.get(chosen) or {}), "profile": chosen}
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
-    return {path[0]: _nested(path[1:], value) if len(path) > 1 else value}
-
-
-def _yaml() -> YAML:
-    """YAML 1.2, the reader DVC uses: 1e-3 is a number. A new one each time: two threads cannot share one."""
-    return YAML(typ="safe", pure=True)
+def _parameters_of(stage: str, hold: holding.Hold, path: str, overrides: Sequence[str]) -> Config:
+    """The run's copy where there is a run, else the file; under DVC the copy that its first stage made of the file."""
+    if path == PARAMS and not overrides:
+        source = hold.parameters(Path(path), stage)
+    else:
+        source = Path(path)
+    config = load_config(source, overrides)
+    if not hold.joined:  # a run has done both at its start
+        config.model_config()
+        for warning in warnings(config):
+            print(warning, file=sys.stderr, flush=True)
+    return config

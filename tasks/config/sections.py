@@ -13,24 +13,37 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import (
     ConfigDict,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     TypeAdapter,
     ValidationError,
 )
 
 from tasks.config.errors import ConfigError, describe, unknown_key
+from tasks.config.limits import contradictions
 from tasks.config.values import (
+    Bytes,
+    Count,
+    Endpoint,
     FamilyCounts,
     FamilyRates,
     FamilyShares,
     FamilyTasks,
+    LeastBytes,
+    ModelName,
     MoreThanOne,
     OptionalFamilyShares,
+    Places,
     Probability,
+    Problems,
+    Samples,
+    Seconds,
+    Seed,
+    ShardTokens,
     Share,
+    Size,
+    Sources,
     SourceShares,
+    Workers,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +65,7 @@ class DemonstrateConfig:
 
     __pydantic_config__ = STRICT
     counts: FamilyCounts  # family -> training demonstrations
-    heldout: NonNegativeInt  # held-out tasks a family, listed for decontamination
+    heldout: Count  # held-out tasks a family, listed for decontamination
     slip_rates: FamilyRates  # family -> how often its expert slips; 0 where not named
 
 
@@ -61,17 +74,17 @@ class CurateConfig:
     """Raw text to packed token shards."""
 
     __pydantic_config__ = STRICT
-    sources: tuple[str, ...]
-    s3_endpoint_url: str  # empty: the environment's AWS_ENDPOINT_URL
-    max_bytes: PositiveInt  # UTF-8 bytes read, all sources together
-    max_document_bytes: PositiveInt
-    minimum_documents: NonNegativeInt  # the gate refuses a smaller batch
-    minimum_bytes: NonNegativeInt
+    sources: Sources
+    s3_endpoint_url: Endpoint  # empty: the environment's AWS_ENDPOINT_URL
+    max_bytes: Bytes  # UTF-8 bytes read, all sources together
+    max_document_bytes: Bytes
+    minimum_documents: Count  # the gate refuses a smaller batch
+    minimum_bytes: LeastBytes
     heldout_fraction: Probability  # of the documents, by the hash of their text
-    tokenizer_bytes: PositiveInt  # sample of the corpus that trains the tokenizer
+    tokenizer_bytes: Bytes  # sample of the corpus that trains the tokenizer
     demonstration_weight: PositiveFloat  # weight of the demonstrations' text beside that sample
-    shard_tokens: PositiveInt
-    workers: PositiveInt
+    shard_tokens: ShardTokens
+    workers: Workers
 
 
 @dataclass(frozen=True)
@@ -79,21 +92,21 @@ class PretrainConfig:
     """Dense pretraining at short context."""
 
     __pydantic_config__ = STRICT
-    steps: PositiveInt
-    batch: PositiveInt  # rows a step, over all ranks
-    context: PositiveInt  # tokens a row
+    steps: Size
+    batch: Size  # rows a step, over all ranks
+    context: Size  # tokens a row
     optimizer: Literal["muon", "adamw"]
     muon_lr: PositiveFloat
     adamw_lr: PositiveFloat
     decay: Share  # share of the steps over which the learning rate falls
-    copy_steps: NonNegativeInt  # at most, of repeated letters alone, before the text
-    copy_batch: PositiveInt
-    copy_context: PositiveInt
+    copy_steps: Count  # at most, of repeated letters alone, before the text
+    copy_batch: Size
+    copy_context: Size
     copy_loss: NonNegativeFloat  # ends them: copying has formed
     repeat_share: Share  # of the rows of text: random strings repeated at once, so that copying stays
     zero_stage: int  # DeepSpeed ZeRO; stages 1-3 need the optimizer adamw
     dtype: Literal["float32", "bfloat16"]
-    heldout_windows: PositiveInt
+    heldout_windows: Size
 
     def __post_init__(self) -> None:
         """Raises ValueError where the optimizer cannot be sharded so."""
@@ -105,14 +118,14 @@ class MidtrainConfig:
     """Context extension, DSA warm-up, sparse training, agent trajectories."""
 
     __pydantic_config__ = STRICT
-    context: PositiveInt  # tokens a row
-    batch: PositiveInt  # rows a step, over all ranks
-    dense_steps: NonNegativeInt  # dense attention at the longer context
-    indexer_steps: NonNegativeInt  # DSA warm-up: only the indexer learns
-    sparse_steps: NonNegativeInt  # sparse attention on the mixture
-    agent_steps: NonNegativeInt  # dense attention, expert trajectories dominating
-    agent_batch: PositiveInt  # rows a step of that phase
-    agent_context: PositiveInt  # tokens a row of it: an episode is short, and short rows cost less
+    context: Size  # tokens a row
+    batch: Size  # rows a step, over all ranks
+    dense_steps: Count  # dense attention at the longer context
+    indexer_steps: Count  # DSA warm-up: only the indexer learns
+    sparse_steps: Count  # sparse attention on the mixture
+    agent_steps: Count  # dense attention, expert trajectories dominating
+    agent_batch: Size  # rows a step of that phase
+    agent_context: Size  # tokens a row of it: an episode is short, and short rows cost less
     optimizer: Literal["muon", "adamw"]
     muon_lr: PositiveFloat
     adamw_lr: PositiveFloat
@@ -126,8 +139,8 @@ class MidtrainConfig:
     other_weight: NonNegativeFloat  # of instructions and observations, and of text among trajectories
     zero_stage: int
     dtype: Literal["float32", "bfloat16"]
-    heldout_windows: PositiveInt
-    retrieval_documents: PositiveInt
+    heldout_windows: Size
+    retrieval_documents: Size
 
     def __post_init__(self) -> None:
         """Raises ValueError where the optimizer cannot be sharded so, or no token weighs as the expert's."""
@@ -143,32 +156,32 @@ class ReinforceConfig:
     """Asynchronous reinforcement learning."""
 
     __pydantic_config__ = STRICT
-    updates: PositiveInt  # learner steps; each publishes a policy
-    groups_per_batch: PositiveInt
-    samples_per_group: PositiveInt
+    updates: Size  # learner steps; each publishes a policy
+    groups_per_batch: Size
+    samples_per_group: Samples
     families: FamilyShares  # family -> share of the groups
     reward: Literal["judge", "random"]
     objective: Literal["glm5_agentic", "grpo_icepop", "decoupled_ppo"]
     clip_low: PositiveFloat  # importance ratios are bounded by 1 - clip_low and 1 + clip_high
     clip_high: PositiveFloat
     icepop_beta: MoreThanOne  # grpo_icepop drops tokens whose trainer and sampler differ by more than this factor
-    eta: NonNegativeInt  # batches that rollout may run ahead; 0 is synchronous
-    max_staleness: NonNegativeInt  # tau: older trajectories are dropped
-    oversample: PositiveInt  # batches' worth of groups after which a batch closes although it is not full
+    eta: Count  # batches that rollout may run ahead; 0 is synchronous
+    max_staleness: Count  # tau: older trajectories are dropped
+    oversample: Size  # batches' worth of groups after which a batch closes although it is not full
     learning_rate: PositiveFloat
     beta2: Probability
     gradient_clip: PositiveFloat
-    optimizer_steps: PositiveInt  # parts a batch is split into, one optimizer step each
+    optimizer_steps: Size  # parts a batch is split into, one optimizer step each
     reset_optimizer: bool  # forget the optimizer's state after every published policy
-    micro_batch_tokens: PositiveInt
-    max_action_tokens: PositiveInt
-    max_context: PositiveInt
-    concurrency: PositiveInt  # episodes that run at once in a rollout worker
-    rollout_workers: PositiveInt
-    judge_workers: PositiveInt
-    threads: PositiveInt  # torch threads of each worker
-    lease_seconds: PositiveFloat
-    keep_policies: PositiveInt
+    micro_batch_tokens: Size
+    max_action_tokens: Size
+    max_context: Size
+    concurrency: Places  # episodes that run at once in a rollout worker
+    rollout_workers: Workers
+    judge_workers: Workers
+    threads: Workers  # torch threads of each worker
+    lease_seconds: Seconds
+    keep_policies: Size
     evaluation: FamilyCounts  # family -> held-out tasks, before and after
 
 
@@ -178,16 +191,16 @@ class EvaluateConfig:
 
     __pydantic_config__ = STRICT
     tasks: FamilyTasks  # family -> held-out tasks
-    samples: PositiveInt  # episodes a task at temperature 1; one more is greedy
-    first_seed: NonNegativeInt
-    concurrency: PositiveInt  # episodes that run at once
-    max_action_tokens: PositiveInt
-    max_context: PositiveInt
-    heldout_windows: PositiveInt
-    retrieval_documents: PositiveInt
-    humaneval_problems: PositiveInt
-    humaneval_tokens: PositiveInt  # sampled a problem at most
-    threads: PositiveInt  # torch threads; boxes and judges take the rest
+    samples: Size  # episodes a task at temperature 1; one more is greedy
+    first_seed: Seed
+    concurrency: Places  # episodes that run at once
+    max_action_tokens: Size
+    max_context: Size
+    heldout_windows: Size
+    retrieval_documents: Size
+    humaneval_problems: Problems
+    humaneval_tokens: Size  # sampled a problem at most
+    threads: Workers  # torch threads; boxes and judges take the rest
 
 
 @dataclass(frozen=True)
@@ -195,8 +208,8 @@ class PromoteConfig:
     """Registry and gate."""
 
     __pydantic_config__ = STRICT
-    name: str  # of the registered model
-    margin: NonNegativeFloat  # loss of mean pass@1 against a champion that still counts as not worse
+    name: ModelName  # of the registered model
+    margin: Share  # loss of mean pass@1 against a champion that still counts as not worse
     confidence: Probability  # of the one-sided interval
 
 
@@ -206,7 +219,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     profile: str
-    seed: NonNegativeInt
+    seed: Seed
     model: Mapping[str, Any]
     demonstrate: DemonstrateConfig
     curate: CurateConfig
@@ -217,24 +230,9 @@ class Config:
     promote: PromoteConfig
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a context is longer than the positions of the model."""
-        limit = self.model.get("max_position_embeddings")
-        for key, length in self._contexts().items():
-            if isinstance(limit, int) and length > limit:
-                raise ValueError(
-                    f"The key {key!r} in params.yaml is {length}, more than model.max_position_embeddings, {limit}."
-                )
-
-    def _contexts(self) -> dict[str, int]:
-        """The keys that say how many tokens the network sees at once."""
-        return {
-            "pretrain.context": self.pretrain.context,
-            "pretrain.copy_context": self.pretrain.copy_context,
-            "midtrain.context": self.midtrain.context,
-            "midtrain.agent_context": self.midtrain.agent_context,
-            "reinforce.max_context": self.reinforce.max_context,
-            "evaluate.max_context": self.evaluate.max_context,
-        }
+        """Raises ValueError with a sentence where values contradict each other."""
+        for sentence in contradictions(self):
+            raise ValueError(sentence)
 
     def model_config(self) -> ModelConfig:
         """The `model` section as the network's own configuration. Imports torch, hence a method."""

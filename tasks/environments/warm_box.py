@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tasks.bubblewrap import advice
 from tasks.errors import MachineError
-from tasks.sandbox.advice import advice
 
 DRIVER = (
     r"""umask 022; while IFS= read -r -d '' command; do eval "$command" < /dev/null 2>&1; printf '\0%d\n' "$?"; done"""

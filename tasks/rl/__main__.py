@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.cli import Parser, program
-from tasks.config import load_config
+from tasks.config import holding
+from tasks.config.load import PARAMS, load_config
 from tasks.rl import supervisor
 
 MEASURES = ("before", "after")
@@ -21,8 +22,10 @@ MEASURES = ("before", "after")
 
 def run_part(part: str, run_dir: Path | None) -> None:
     """Runs one part to its end."""
+    holding.join()
     if part == "prepare" or run_dir is None:
-        print(supervisor.prepare(load_config()), flush=True)
+        with holding.held("python -m tasks.rl prepare") as hold:
+            print(supervisor.prepare(load_config(hold.parameters(Path(PARAMS), "reinforce"))), flush=True)
     elif part in MEASURES:
         supervisor.measure(run_dir, part)
     else:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tasks.sandbox.advice import advice, not_started
+from tasks.bubblewrap import advice
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import collect_files
-from tasks.sandbox.limits import CommandResult, Limits, SandboxError
+from tasks.sandbox.limits import CommandResult, Limits, SandboxError, not_started
 
 MAX_COMMAND_BYTES = 60_000  # below a pipe's 64 KiB, so that handing a command over never blocks
 KILLED = 128 + signal.SIGKILL
@@ -200,7 +200,7 @@ class Box:
         """What the command wrote before its answer is in the pipes already: take that and no more."""
         for descriptor in (self._pipes.output, self._pipes.report):
             for _ in range(REPORT_BYTES // CHUNK):
-                if descriptor is None or not _ready(descriptor):
+                if descriptor is None or not _readable(descriptor):
                     break
                 data = os.read(descriptor, CHUNK)
                 if not data:
@@ -211,7 +211,7 @@ class Box:
         """Kill the first process of the box's PID namespace, and so all; return the exit code it ended with."""
         if self._alive:
             self._alive = False
-            if not _ready(self._shell):
+            if not _readable(self._shell):
                 _signal(self._shell)
             try:
                 self._process.wait(5)
@@ -221,8 +221,8 @@ class Box:
         return self._process.returncode if self._process.returncode >= 0 else KILLED
 
 
-def _ready(descriptor: int) -> bool:
-    """Whether there is something to read, or nothing will come any more; `select` knows descriptors below 1024 only."""
+def _readable(descriptor: int) -> bool:
+    """Whether something is there to be read, or the other end is gone; `select` knows descriptors below 1024 only."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))

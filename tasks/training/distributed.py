@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from tasks.errors import MachineError
-from tasks.training.launcher import ALONE, Launch, launched, settle
+from tasks.launcher import ALONE, Launch, launched, settle
 
 MEETING_SECONDS = 300.0  # from the first process of a group to the last
 _BUILT_OP = "deepspeed_shm_comm"  # only for inference; compiling it takes a minute and a compiler

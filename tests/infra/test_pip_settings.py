@@ -14,7 +14,8 @@ INFRA = Path(__file__).parents[2] / "infra"
 
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, INFRA / f"{name}.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -15,7 +15,7 @@ from tasks.benchmarks.context.fits import crossover, expected, exponent
 from tasks.benchmarks.context.works import DECODE_STEPS, WORKS, spread_keys
 
 SMALL = [
-    "model.vocab_size=64", "model.hidden_size=32", "model.intermediate_size=48", "model.moe_intermediate_size=32",
+    "model.vocab_size=288", "model.hidden_size=32", "model.intermediate_size=48", "model.moe_intermediate_size=32",
     "model.num_hidden_layers=2",
 ]  # fmt: skip
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from tasks.launcher import Launch, LauncherError, launched, settle
 from tasks.training import distributed
-from tasks.training.launcher import Launch, LauncherError, launched, settle
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node7", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
 
