@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from flows.servers import up
-from flows.settings import environment, mlflow_address, prefect_address
+from flows.settings import environment, mlflow_page, prefect_page
 from tasks.cli import Parser, ending, program
 from tasks.config.overrides import split_set
 
@@ -44,7 +44,7 @@ def _hold(overrides: Sequence[str]) -> int:
     open_sandbox().close()  # now, and not when the first episode asks for it minutes later
     up()
     os.environ.update(environment())
-    print(f"Prefect {prefect_address().url}   MLflow {mlflow_address().url}", flush=True)
+    print(f"Prefect {prefect_page()}   MLflow {mlflow_page()}", flush=True)
     return _run(overrides, started)
 
 
@@ -66,9 +66,7 @@ def _run(overrides: Sequence[str], started: float) -> int:
         print(last_words(error, log), file=sys.stderr)
         return ending(error, "run")[0]
     print_table(time.monotonic() - started)
-    print(
-        f"Prefect  {prefect_address().url}/runs\nMLflow   {mlflow_address().url}/#/models\nReport   report/index.html"
-    )
+    print(f"Prefect  {prefect_page('/runs')}\nMLflow   {mlflow_page('/#/models')}\nReport   report/index.html")
     print("`make stop` ends the servers.")
     return 0
 
