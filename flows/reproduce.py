@@ -15,6 +15,7 @@ from dvc.cli import main as dvc
 from dvc.dependency import param
 from dvc.utils import serialize
 
+from flows.repository import settle
 from tasks.config import held
 from tasks.config.load import PARAMS
 
@@ -22,6 +23,7 @@ from tasks.config.load import PARAMS
 def main(argv: Sequence[str]) -> int:
     """DVC's exit status."""
     with held(f"dvc {' '.join(argv)}") as hold:
+        settle()
         read_instead(Path(PARAMS).resolve(), hold.frozen(Path(PARAMS)))
         return int(dvc(list(argv)))
 
