@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from prefect.runtime import flow_run
 
 from tasks.config import ConfigError, load_config
-from tasks.tracking.provenance import git_commit
+from tasks.tracking.commit import git_commit
 
 
 def pipeline_run_name() -> str:

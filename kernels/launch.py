@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from kernels.cases import SM80, SM90, SM100, Settings, for_chip
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on CPU tensors, one program after the other
 _INTERPRETABLE = (torch.float32, torch.int32, torch.int64)  # the interpreter's bf16 arithmetic is wrong
@@ -44,6 +46,18 @@ def is_roomy(x: Tensor) -> bool:
 def is_wide(x: Tensor) -> bool:
     """Whether tiles of x on a GPU have to be smaller than those of bf16 to fit on chip."""
     return bool(x.is_cuda and x.element_size() > 2)
+
+
+def chip(x: Tensor) -> int:
+    """The generation whose settings suit the device of x: Ampere's where it is neither of the later two."""
+    if not x.is_cuda:
+        return SM90
+    return {9: SM90, 10: SM100}.get(torch.cuda.get_device_capability(x.device)[0], SM80)
+
+
+def settings(x: Tensor, common: Settings, on_chip: Mapping[int, Settings]) -> dict[str, Any]:
+    """Those of a launch on the device of x; the compile gate takes them from the same dictionaries."""
+    return for_chip(common, on_chip, chip(x))
 
 
 def multiprocessors(x: Tensor) -> int | None:

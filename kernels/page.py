@@ -5,10 +5,9 @@ A part stands between `<!-- NAME -->` and `<!-- end -->`. The gate's figures are
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from kernels.compile_gate import BASELINE, Resources, markdown
+from kernels.compile_gate import Baseline, Resources, markdown
 from kernels.roofline.__main__ import launches, table
 from kernels.roofline.chip import Chip
 
@@ -17,11 +16,11 @@ PAGE = Path(__file__).parents[1] / "docs/kernels.md"
 
 def gate() -> str:
     """The committed figures of every compiled kernel."""
-    rows = []
-    for key, figures in json.loads(BASELINE.read_text()).items():
+    baseline, rows = Baseline.read(), []
+    for key, figures in baseline.kernels.items():
         name, target = key.rsplit(" sm_", 1)
         rows.append((name, int(target), Resources(**figures)))
-    return markdown(rows)
+    return f"By triton {baseline.triton}:\n\n{markdown(rows)}"
 
 
 def filled(page: str) -> str:

@@ -70,13 +70,13 @@ def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """An argparse type: a finite number from 0 up."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 up")
     return value
 
 

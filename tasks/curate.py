@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,11 +17,13 @@ from tasks.curation.corpus import (
     split_documents,
     write_corpus,
 )
+from tasks.curation.documents import SourceError
+from tasks.curation.draft import building
 from tasks.curation.gate import check_batch
-from tasks.curation.machine import Tally
 from tasks.curation.pipeline import Curated, run_filters
 from tasks.curation.sources import read_sources
-from tasks.curation.tokenizer import demonstration_texts
+from tasks.curation.tally import Drops, Tally, check_account, merge
+from tasks.curation.tokenizer import check_vocabulary, demonstration_texts
 from tasks.disk import publish
 from tasks.tracking import experiment
 from tasks.tracking.metrics import process_seconds, write_json, write_metrics
@@ -44,76 +45,79 @@ def run(
     config: Config, corpus: Path = CORPUS, demonstrations: Path = DEMONSTRATIONS, metrics: Path = METRICS
 ) -> dict[str, Any]:
     """Builds beside `corpus` and renames at the end: on any failure what was there stays. Returns the metrics."""
-    building = corpus.with_name(f".{corpus.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "corpus").mkdir(parents=True)
-    try:
-        summary = _build(config, building, demonstrations)
+    vocab_size = check_vocabulary(config.model.get("vocab_size"))
+    if not demonstrations.is_dir():
+        raise SourceError(f"The folder {demonstrations} does not exist; run the stage 'demonstrate' first.")
+    with building(corpus) as draft:
+        (draft / "corpus").mkdir()
+        summary = _build(config, vocab_size, draft, demonstrations)
         summary = {"seconds": process_seconds(), **summary}
-        publish(building / "corpus", corpus)
+        publish(draft / "corpus", corpus)
         write_metrics(metrics, summary)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     _say(5, f"{summary['tokens']:,} tokens in {summary['seconds']:.1f} s")
     return summary
 
 
-def _build(config: Config, building: Path, demonstrations: Path) -> dict[str, Any]:
+def _build(config: Config, vocab_size: int, draft: Path, demonstrations: Path) -> dict[str, Any]:
     curate, tally = config.curate, Tally()
-    heldout = list(heldout_texts(demonstrations))
-    grams = gram_index(text for _, text in heldout)
-    _say(1, f"reading {', '.join(curate.sources)}")
-    documents = read_sources(curate.sources, curate.max_bytes, tally, curate.s3_endpoint_url)
-    curated = run_filters(documents, building / "work", grams, curate.max_document_bytes, curate.workers)
-    if tally.not_utf8_documents:
-        curated.drops["not_utf8"] = (tally.not_utf8_documents, tally.not_utf8_bytes)
-    kept, megabytes = len(curated.documents), tally.total_bytes / 1e6
-    _say(2, f"kept {kept:,} of {tally.total_documents:,} documents, {megabytes:.1f} MB read")
-    expectations = check_batch(
-        curated.documents, curate.minimum_documents, curate.minimum_bytes, curate.max_document_bytes
-    )
-    _say(3, f"{len(expectations)} expectations met")
-    searched = dict(Counter(name for name, _ in heldout))
-    return _write(config, building / "corpus", curated, tally, demonstrations, searched)
-
-
-def _write(
-    config: Config,
-    folder: Path,
-    curated: Curated,
-    tally: Tally,
-    demonstrations: Path,
-    searched: dict[str, int],
-) -> dict[str, Any]:
-    curate = config.curate
-    plan = TokenizerPlan(
-        int(config.model["vocab_size"]),
-        curate.tokenizer_bytes,
-        curate.demonstration_weight,
-    )
+    plan = TokenizerPlan(vocab_size, curate.tokenizer_bytes, curate.demonstration_weight)
+    examples, heldout = demonstration_texts(demonstrations), list(heldout_texts(demonstrations))
+    curated = _curate(config, draft / "work", gram_index(text for _, text in heldout), tally)
     splits = split_documents(curated.documents, curate.heldout_fraction)
-    manifest = write_corpus(folder, splits, demonstration_texts(demonstrations), plan, curate.shard_tokens)
+    manifest = write_corpus(draft / "corpus", splits, examples, plan, curate.shard_tokens)
     _say(4, "tokenizer trained, shards written")
     manifest["splits"]["heldout"] |= baselines(splits["heldout"])
-    manifest["drops"] = {
-        reason: {"documents": count, "bytes": size} for reason, (count, size) in sorted(curated.drops.items())
-    }
-    manifest["decontaminated_against"] = searched  # held-out set -> its texts
+    manifest["drops"] = {reason: {"documents": count, "bytes": size} for reason, (count, size) in curated.drops.items()}
+    manifest["skipped"] = dict(sorted(tally.skipped.items()))  # reason -> files
+    manifest["decontaminated_against"] = dict(Counter(name for name, _ in heldout))  # held-out set -> its texts
     manifest["sources"] = {
         source: {"documents": tally.documents[source], "bytes": tally.bytes[source]} for source in tally.documents
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(draft / "corpus" / "manifest.json", manifest)
     return _summary(manifest, curated, tally)
+
+
+def _curate(config: Config, work: Path, grams: dict[int, frozenset[tuple[str, ...]]], tally: Tally) -> Curated:
+    """Reads, filters and gates; what was read is in `tally`, every drop in the result."""
+    curate = config.curate
+    _say(1, f"reading {', '.join(curate.sources)}")
+    documents = read_sources(curate.sources, curate.max_bytes, tally, curate.s3_endpoint_url, curate.max_document_bytes)
+    curated = run_filters(documents, work, grams, curate.max_document_bytes, curate.workers)
+    account = tally.describe()
+    curated = Curated(curated.documents, merge(curated.drops, tally.drops))
+    megabytes = f"{tally.total_bytes / 1e6:.1f} MB"
+    _say(2, f"kept {len(curated.documents):,} of {tally.total_documents:,} documents, {megabytes} read")
+    if account:
+        _say(2, f"not read: {account}")
+    expectations = check_batch(
+        curated.documents,
+        curate.minimum_documents,
+        curate.minimum_bytes,
+        curate.max_document_bytes,
+        _reasons(curated.drops, tally),
+    )
+    _say(3, f"{len(expectations)} expectations met")
+    return curated
+
+
+def _reasons(drops: Drops, tally: Tally) -> str:
+    counts = [f"{documents:,} {reason}" for reason, (documents, _) in drops.items()]
+    return ", ".join(counts + [f"{files:,} {reason}" for reason, files in sorted(tally.skipped.items())])
 
 
 def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[str, Any]:
     train, heldout = manifest["splits"]["train"], manifest["splits"]["heldout"]
     tokens, size = train["tokens"] + heldout["tokens"], train["bytes"] + heldout["bytes"]
     keys = ("documents", "bytes", "tokens")
+    read = {"documents": tally.total_documents, "bytes": tally.total_bytes}
+    as_read = sum(document.metadata["bytes"] for document in curated.documents)
+    kept = {"documents": train["documents"] + heldout["documents"], "bytes": as_read}
+    check_account(read, kept, manifest["drops"])
     return {
-        "read": {"documents": tally.total_documents, "bytes": tally.total_bytes},
-        "kept": {"documents": train["documents"] + heldout["documents"], "bytes": size},
+        "read": read,
+        "kept": kept,  # as read; `train` and `heldout` as scrubbed
         "drops": manifest["drops"],
+        "skipped": manifest["skipped"],
         "decontaminated_against": manifest["decontaminated_against"],
         "scrubbed_documents": sum(bool(document.metadata["scrubbed"]) for document in curated.documents),
         "tokens": tokens,
@@ -127,7 +131,9 @@ def _summary(manifest: dict[str, Any], curated: Curated, tally: Tally) -> dict[s
 
 
 def _say(step: int, message: str) -> None:
-    print(f"[curate] step {step}/5 {message}", flush=True)
+    encoding = sys.stdout.encoding or "utf-8"  # a source's name may hold letters that this terminal has not
+    words = message.encode(encoding, "backslashreplace").decode(encoding)
+    print(f"[curate] step {step}/5 {words}", flush=True)
 
 
 if __name__ == "__main__":

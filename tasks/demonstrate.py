@@ -79,7 +79,7 @@ def _build(building: Path, config: Config, start: float) -> dict[str, dict[str, 
             family: _write_family(building, family, count, config, pool, progress)
             for family, count in sorted(wanted.counts.items())
         }
-    _write_heldout(building / "heldout.jsonl", sorted(wanted.counts), wanted.heldout)
+    _write_heldout(building / "heldout.jsonl", config)
     _write_manifest(building, config, summaries)
     return summaries
 
@@ -163,10 +163,23 @@ def _summary(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
     }
 
 
-def _write_heldout(path: Path, families: Sequence[str], count: int) -> None:
-    tasks = (task for family in families for task in registry.distinct(family, "heldout", count))
+def _write_heldout(path: Path, config: Config) -> None:
     keys = ("id", "family", "seed", "split", "instruction")
-    _write_lines(path, [{("task_id" if key == "id" else key): getattr(task, key) for key in keys} for task in tasks])
+    rows = [{("task_id" if key == "id" else key): getattr(task, key) for key in keys} for task in heldout_tasks(config)]
+    _write_lines(path, rows)
+
+
+def heldout_tasks(config: Config) -> list[Task]:
+    """The tasks that the corpus must not hold: `demonstrate.heldout` for each use and all that the stages measure."""
+    used = {"monitoring": config.reinforce.evaluation, "evaluation": config.evaluate.tasks}
+    first = {"monitoring": 0, "evaluation": config.evaluate.first_seed}
+    found: dict[str, Task] = {}
+    for use in registry.USES:
+        for family in sorted({*config.demonstrate.counts, *used[use]}):
+            listed = registry.heldout(family, use, config.demonstrate.heldout)
+            measured = registry.heldout(family, use, used[use].get(family, 0), first[use])
+            found |= {task.id: task for task in (*listed, *measured)}
+    return list(found.values())
 
 
 def _write_manifest(folder: Path, config: Config, summaries: Mapping[str, Any]) -> None:

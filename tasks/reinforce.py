@@ -18,6 +18,7 @@ from typing import Any
 from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.rl import curve, supervisor
+from tasks.rl.processes import interrupted_by_sigterm
 from tasks.rl.spec import SPEC, read_spec
 from tasks.tracking import Tracker, provenance, run
 from tasks.tracking.metrics import write_metrics
@@ -30,12 +31,12 @@ FINISHED = Path(".longhaul/finished/reinforce")
 
 
 def reinforce(config: Config) -> dict[str, Any]:
-    """The whole stage; the metrics. Raises WorkerFailed if a worker ends for good."""
+    """The whole stage; the metrics. Raises WorkerFailed if a worker ends for good, or nothing was trained."""
     run_dir = supervisor.prepare(config, INPUTS[0])
-    with run("reinforce", config, INPUTS) as tracker:
+    with interrupted_by_sigterm(), run("reinforce", config, INPUTS) as tracker:
         if not supervisor.finished(run_dir):
             on_line = curve.sending(tracker, run_dir)
-            supervisor.run_all(run_dir, on_line, [lambda: supervisor.measure(run_dir, "before")])
+            supervisor.run_all(run_dir, on_line, [lambda stop: supervisor.measure(run_dir, "before", stop=stop)])
         for when in ("before", "after"):  # what is measured already is skipped
             supervisor.measure(run_dir, when)
         return finish(config, run_dir, tracker)

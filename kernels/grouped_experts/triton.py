@@ -17,6 +17,7 @@ from kernels import launch
 from kernels.cases import Case
 
 BLOCK = 2048
+WARPS = 4
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def weighted_swiglu(wide: Tensor, weights: Tensor) -> Tensor:
     out = wide.new_empty(rows, inner)
     block = min(BLOCK, triton.next_power_of_2(inner))
     if rows:
-        _weighted_swiglu[(rows, triton.cdiv(inner, block))](wide, weights, out, F=inner, BF=block, num_warps=4)
+        _weighted_swiglu[(rows, triton.cdiv(inner, block))](wide, weights, out, F=inner, BF=block, num_warps=WARPS)
     return out
 
 
@@ -85,7 +86,7 @@ def weighted_swiglu_gradients(wide: Tensor, weights: Tensor, grad: Tensor) -> tu
     block = min(BLOCK, triton.next_power_of_2(inner))
     if rows:
         arguments = wide, weights, grad.contiguous(), grad_wide, out, grad_weights
-        _weighted_swiglu_gradients[(rows,)](*arguments, F=inner, BF=block, num_warps=4)
+        _weighted_swiglu_gradients[(rows,)](*arguments, F=inner, BF=block, num_warps=WARPS)
     return grad_wide, out, grad_weights
 
 
@@ -93,14 +94,15 @@ def weighted_swiglu_gradients(wide: Tensor, weights: Tensor, grad: Tensor) -> tu
 def clear_empty(grad: Tensor, ends: Tensor) -> None:
     """Writes zeros to grad[e] [E, A, B] where expert e has no row; ends [E] int32. The other experts cost nothing."""
     size = grad[0].numel()
-    _clear_empty[(grad.shape[0], min(8, triton.cdiv(size, BLOCK)))](grad, ends, size, B=BLOCK, num_warps=4)
+    _clear_empty[(grad.shape[0], min(8, triton.cdiv(size, BLOCK)))](grad, ends, size, B=BLOCK, num_warps=WARPS)
 
 
 _COMMON = {"wide": "*bf16", "weights": "*fp32", "out": "*bf16"}
 _GRADIENTS = {**_COMMON, "grad": "*bf16", "grad_wide": "*bf16", "grad_weights": "*fp32"}
-_SIZES: dict[str, Any] = {"F": 2048, "BF": BLOCK}  # GLM-5's experts
+_CLEAR = {"grad": "*bf16", "ends": "*i32", "size": "i32"}
+_SIZES: dict[str, Any] = {"F": 2048, "BF": BLOCK, "num_warps": WARPS}  # GLM-5's experts
 CASES = [
     Case("grouped_experts.weighted_swiglu", _weighted_swiglu, _COMMON, _SIZES),
     Case("grouped_experts.weighted_swiglu_gradients", _weighted_swiglu_gradients, _GRADIENTS, _SIZES),
-    Case("grouped_experts.clear_empty", _clear_empty, {"grad": "*bf16", "ends": "*i32", "size": "i32"}, {"B": BLOCK}),
+    Case("grouped_experts.clear_empty", _clear_empty, _CLEAR, {"B": BLOCK, "num_warps": WARPS}),
 ]

@@ -21,9 +21,9 @@ from kernels.cases import SM90, SM100, Case
 from kernels.lightning_indexer.teacher import divergence, halves
 from kernels.tiles import LOG2E, SMALL, head_rows
 
-SCORES = {"BK": 128, "STAGES": 3}  # listed keys a block, depth of the pipeline
-TEACHER = {"BK": 64, "STAGES": 2}
-BACKWARD = {"BK": 64, "STAGES": 2}
+SCORES = {"BK": 128, "STAGES": 3, "num_warps": 8}  # listed keys a block, depth of the pipeline
+TEACHER = {"BK": 64, "STAGES": 2, "num_warps": 8}
+BACKWARD = {"BK": 64, "STAGES": 2, "num_warps": 8}
 
 
 @triton.jit
@@ -113,10 +113,10 @@ def listed_teacher(query: Tensor, latent: Tensor, lse: Tensor, index: Tensor, sc
     """mean over heads of exp(scale * q . k - lse) at the listed keys: [B, R, K] fp32, 0 where none is listed."""
     batch, tokens, heads, width = query.shape
     teacher = query.new_empty(index.shape, dtype=torch.float32)
-    keys = {"BK": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
+    keys = {**TEACHER, "BK": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
     sizes = {"H": heads, **halves(width), "K": index.shape[2], "BH": head_rows(query), **keys}
     grid = (batch * tokens,)
-    _teacher[grid](query, latent, lse, index, teacher, tokens, latent.shape[1], scale, **sizes, num_warps=8)
+    _teacher[grid](query, latent, lse, index, teacher, tokens, latent.shape[1], scale, **sizes)
     return teacher
 
 
@@ -136,7 +136,7 @@ def listed_loss(
     grid, common = (batch * tokens,), {"H": heads, "D": dim, "K": index.shape[2], "BH": _head_rows(heads)}
     sizes = tokens, key.shape[1], dim**-0.5
     score = query.new_empty(index.shape, dtype=torch.float32)
-    _scores[grid](query, key, weights, index, score, *sizes, **common, **SCORES, num_warps=8)
+    _scores[grid](query, key, weights, index, score, *sizes, **common, **SCORES)
     of_query, latent, lse = (x.contiguous() for x in attention)
     teacher = listed_teacher(of_query, latent, lse, index, scale)
     loss = divergence(score, teacher, batch * tokens).mean()
@@ -144,9 +144,7 @@ def listed_loss(
         return (loss,)
     grad_query, grad_weights = torch.empty_like(query), torch.empty_like(weights)
     grad_key = torch.zeros_like(key, dtype=torch.float32)
-    _backward[grid](
-        query, key, weights, index, score, grad_query, grad_key, grad_weights, *sizes, **common, **BACKWARD, num_warps=8
-    )
+    _backward[grid](query, key, weights, index, score, grad_query, grad_key, grad_weights, *sizes, **common, **BACKWARD)
     return loss, grad_query, grad_key.to(key.dtype), grad_weights
 
 
@@ -165,7 +163,7 @@ _WIDE: dict[str, Any] = {"H": 64, "DV": 512, "DR": 64, "K": 2048, "BH": 64}
 
 
 def _case(name: str, kernel: Any, arguments: dict[str, str], sizes: dict[str, Any], **more: Any) -> Case:
-    return Case(f"lightning_indexer.listed_{name}", kernel, arguments, sizes, 8, 3, matrix=True, **more)
+    return Case(f"lightning_indexer.listed_{name}", kernel, arguments, sizes, matrix=True, **more)
 
 
 CASES = [  # GLM-5's 32 index heads of 128, 64 attention heads over latents of 576

@@ -21,9 +21,9 @@ from torch import Tensor
 from kernels import launch
 from kernels.cases import Case
 
-FORWARD = {"BT": 64, "BS": 128, "STAGES": 3}  # queries and keys a tile, depth of the pipeline
-BY_QUERY = {"BT": 64, "BS": 64, "STAGES": 2}
-BY_KEY = {"BT": 64, "BS": 64, "STAGES": 2}
+FORWARD = {"BT": 64, "BS": 128, "STAGES": 3, "num_warps": 8}  # queries and keys a tile, depth of the pipeline
+BY_QUERY = {"BT": 64, "BS": 64, "STAGES": 2, "num_warps": 8}
+BY_KEY = {"BT": 64, "BS": 64, "STAGES": 2, "num_warps": 8}
 
 
 @triton.jit
@@ -160,7 +160,7 @@ def forward(query: Tensor, key: Tensor, weights: Tensor, first: Tensor | None, l
     grid = (batch * triton.cdiv(tokens, FORWARD["BT"]), triton.cdiv(keys, FORWARD["BS"]))
     _forward[grid](
         query, key, weights, *ranges(query, keys, first, last), scores, tokens, keys, dim**-0.5,
-        H=heads, D=dim, **FORWARD, num_warps=8,
+        H=heads, D=dim, **FORWARD,
     )  # fmt: skip
     return scores
 
@@ -186,7 +186,7 @@ def accumulate(
     inputs = query, key, weights, slope, first, last
     rows = batch * triton.cdiv(tokens, BY_QUERY["BT"]), heads
     columns = triton.cdiv(keys, BY_KEY["BS"]), batch
-    common: dict[str, Any] = {"H": heads, "D": dim, "num_warps": 8}
+    common = {"H": heads, "D": dim}
     _backward_query[rows](*inputs, grad_query, grad_weights, tokens, keys, dim**-0.5, **common, **BY_QUERY)
     _backward_key[columns](*inputs, grad_key, tokens, keys, dim**-0.5, **common, **BY_KEY)
     return grad_query, grad_weights
@@ -199,7 +199,7 @@ _GRADS = {"slope": "*fp32", "grad_query": "*bf16", "grad_weights": "*fp32"}
 
 def _case(name: str, kernel: Any, more: dict[str, str], sizes: dict[str, int]) -> Case:
     arguments = {**_INPUTS, **_SCALARS, **more}
-    return Case(f"lightning_indexer.{name}", kernel, arguments, {"H": 32, "D": 128, **sizes}, 8, 3, matrix=True)
+    return Case(f"lightning_indexer.{name}", kernel, arguments, {"H": 32, "D": 128, **sizes}, matrix=True)
 
 
 CASES = [  # GLM-5's 32 index heads of 128

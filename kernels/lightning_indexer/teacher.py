@@ -22,8 +22,8 @@ from kernels.lightning_indexer import scores
 from kernels.lightning_indexer.scores import block_start, visible_range
 from kernels.tiles import LOG2E, SMALL
 
-TEACHER = {"BT": 64, "BS": 64, "STAGES": 2}
-DIVERGENCE = {"BN": 2048}
+TEACHER = {"BT": 64, "BS": 64, "STAGES": 2, "num_warps": 8}  # queries and keys a tile, depth of the pipeline
+DIVERGENCE = {"BN": 2048, "num_warps": 8}
 BUFFER_BYTES = 512 << 20  # of scores and teacher kept at once: bounds the memory of the loss
 
 
@@ -120,9 +120,9 @@ def _divergence(scores, teacher, loss, columns, weight, BN: tl.constexpr):
         seen = score > float("-inf")
         p = tl.load(teacher + number, mask=seen, other=0.0)
         student = tl.where(seen, score - norm, 0.0)  # its logarithm
-        parts += tl.where(p > 0, p * (tl.log(tl.where(p > 0, p, 1.0)) - student), 0.0)
         slope = tl.where(seen, tl.exp(student) * whole - p, 0.0) * weight
-        tl.store(scores + number, slope, mask=number < columns)
+        tl.store(scores + number, slope, mask=number < columns)  # before `parts`, which then need fewer registers
+        parts += p * (tl.log(tl.where(p > 0, p, 1.0)) - student)
     tl.store(loss + row, tl.sum(parts))
 
 
@@ -130,13 +130,13 @@ def divergence(scores: Tensor, teacher: Tensor, count: int) -> Tensor:
     """KL of every row [...] of scores and teacher [..., N]; the scores become the slopes of the sum over `count`."""
     loss = scores.new_empty(scores.shape[:-1])
     grid = (loss.numel(),)
-    _divergence[grid](scores, teacher, loss, scores.shape[-1], 1.0 / count, **DIVERGENCE, num_warps=8)
+    _divergence[grid](scores, teacher, loss, scores.shape[-1], 1.0 / count, **DIVERGENCE)
     return loss
 
 
 def tile(query: Tensor) -> dict[str, int]:
-    """Queries and keys a tile of attention's products, and the depth of its pipeline."""
-    return {"BT": SMALL, "BS": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
+    """`TEACHER` where tiles of bf16 fit, smaller ones for fp32."""
+    return {**TEACHER, "BT": SMALL, "BS": SMALL, "STAGES": 1} if launch.is_wide(query) else TEACHER
 
 
 def halves(width: int) -> dict[str, int]:
@@ -157,7 +157,7 @@ def attention_lse(query: Tensor, latent: Tensor, first: Tensor, last: Tensor, sc
     limits, sizes = (first.int().contiguous(), last.int().contiguous()), tile(query)
     grid = (batch * triton.cdiv(tokens, sizes["BT"]), heads)
     sizes = {"H": heads, **halves(width), **sizes}
-    _lse[grid](query, latent, *limits, lse, tokens, latent.shape[1], scale, **sizes, num_warps=8, num_stages=2)
+    _lse[grid](query, latent, *limits, lse, tokens, latent.shape[1], scale, **sizes)
     return lse
 
 
@@ -171,9 +171,7 @@ def dense_teacher(query: Tensor, latent: Tensor, lse: Tensor, first: Tensor, las
     teacher = query.new_empty(batch, tokens, keys, dtype=torch.float32)
     sizes = tile(query)
     grid = (batch * triton.cdiv(tokens, sizes["BT"]), triton.cdiv(keys, sizes["BS"]))
-    _teacher[grid](
-        query, latent, lse, first, last, teacher, tokens, keys, scale, H=heads, **halves(width), **sizes, num_warps=8
-    )
+    _teacher[grid](query, latent, lse, first, last, teacher, tokens, keys, scale, H=heads, **halves(width), **sizes)
     return teacher
 
 
@@ -213,7 +211,7 @@ _SUMS = {name: kind for name, kind in _TEACHER.items() if name != "teacher"}
 _SIZES: dict[str, Any] = {"H": 64, "DV": 512, "DR": 64, **TEACHER}
 
 CASES = [  # tiles of 64 x 576 do not fit into the shared memory of sm_80
-    Case("lightning_indexer.teacher", _teacher, _TEACHER, _SIZES, 8, 3, matrix=True, targets=(SM90, SM100)),
-    Case("lightning_indexer.lse", _lse, _SUMS, _SIZES, 8, 2, matrix=True, targets=(SM90, SM100)),
-    Case("lightning_indexer.divergence", _divergence, _DIVERGENCE, DIVERGENCE, 8),
+    Case("lightning_indexer.teacher", _teacher, _TEACHER, _SIZES, matrix=True, targets=(SM90, SM100)),
+    Case("lightning_indexer.lse", _lse, _SUMS, _SIZES, matrix=True, targets=(SM90, SM100)),
+    Case("lightning_indexer.divergence", _divergence, _DIVERGENCE, DIVERGENCE),
 ]

@@ -29,6 +29,8 @@ from kernels.cases import Case
 # would make that, not the product, take the time (on paper, below about 850 rows on an H100).
 LOGIT_BYTES = 1 << 30
 BLOCK = 4096
+LOSSES = {"STAGES": 3, "num_warps": 8, "num_stages": 3}
+SLOPES = {"num_warps": 8, "num_stages": 1}
 
 
 @triton.jit
@@ -140,8 +142,8 @@ def _launch_losses(
     logits: Tensor, targets: Tensor, losses: Tensor, lse: Tensor, ignore_index: int, z_loss: float
 ) -> None:
     rows, vocabulary = logits.shape
-    sizes = {"V": vocabulary, "BV": min(BLOCK, triton.next_power_of_2(vocabulary)), "STAGES": 3}
-    _losses[(rows,)](logits, targets, losses, lse, ignore_index, z_loss, **sizes, num_warps=8, num_stages=3)
+    sizes = {"V": vocabulary, "BV": min(BLOCK, triton.next_power_of_2(vocabulary)), **LOSSES}
+    _losses[(rows,)](logits, targets, losses, lse, ignore_index, z_loss, **sizes)
 
 
 def _launch_slopes(
@@ -152,16 +154,15 @@ def _launch_slopes(
     slopes = logits if weight.dtype == torch.float32 else torch.empty_like(logits, dtype=weight.dtype)
     block = min(BLOCK, triton.next_power_of_2(vocabulary))
     grid = (rows, triton.cdiv(vocabulary, block))
-    _slopes[grid](
-        logits, targets, lse, grads, slopes, ignore_index, z_loss, V=vocabulary, BV=block, num_warps=8, num_stages=1
-    )
+    _slopes[grid](logits, targets, lse, grads, slopes, ignore_index, z_loss, V=vocabulary, BV=block, **SLOPES)
     return slopes
 
 
 _COMMON = {"logits": "*fp32", "targets": "*i64", "lse": "*fp32", "ignore_index": "i32", "z_loss": "fp32"}
+_SLOPES = {**_COMMON, "grads": "*fp32", "slopes": "*bf16"}
 _SIZES: dict[str, Any] = {"V": 154_880, "BV": BLOCK}  # GLM-5's vocabulary
 
 CASES = [
-    Case("linear_cross_entropy.losses", _losses, {**_COMMON, "losses": "*fp32"}, {**_SIZES, "STAGES": 3}, 8, 3),
-    Case("linear_cross_entropy.slopes", _slopes, {**_COMMON, "grads": "*fp32", "slopes": "*bf16"}, _SIZES, 8, 1),
+    Case("linear_cross_entropy.losses", _losses, {**_COMMON, "losses": "*fp32"}, {**_SIZES, **LOSSES}),
+    Case("linear_cross_entropy.slopes", _slopes, _SLOPES, {**_SIZES, **SLOPES}),
 ]

@@ -105,8 +105,7 @@ _BACKWARD = {**_COMMON, "grad": "*bf16", "grad_x": "*bf16", "parts": "*fp32"}
 
 
 def _case(name: str, kernel: Any, arguments: dict[str, str], width: int) -> Case:
-    sizes = _sizes(width)
-    return Case(f"rms_norm.{name}_{width}", kernel, arguments, sizes, sizes.pop("num_warps"))
+    return Case(f"rms_norm.{name}_{width}", kernel, arguments, _sizes(width))
 
 
 CASES = [  # the widths of GLM-5 (latents, hidden) and the widest

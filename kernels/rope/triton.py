@@ -11,6 +11,7 @@ from kernels import launch
 from kernels.cases import Case
 
 TILE = 2048  # elements a program turns
+WARPS = 4
 
 
 @triton.jit
@@ -39,9 +40,9 @@ def rotate(x: Tensor, table: Tensor, inverse: bool) -> Tensor:
     out, block = x.new_empty(x.shape), triton.next_power_of_2(width)
     many = max(1, TILE // block)
     grid = (triton.cdiv(rows.shape[0], many),)
-    sizes = {"SIGN": -1 if inverse else 1, "D": width, "BD": block, "BR": many}
+    sizes = {"SIGN": -1 if inverse else 1, "D": width, "BD": block, "BR": many, "num_warps": WARPS}
     if grid[0]:
-        _rotate[grid](rows, torch.view_as_real(table), out, rows.shape[0], rows.stride(0), repeat, **sizes, num_warps=4)
+        _rotate[grid](rows, torch.view_as_real(table), out, rows.shape[0], rows.stride(0), repeat, **sizes)
     return out
 
 
@@ -57,6 +58,6 @@ def _table_rows(leading: torch.Size, table: Tensor) -> tuple[Tensor, int]:
 
 _ARGUMENTS = {"x": "*bf16", "table": "*fp32", "out": "*bf16", "rows": "i32", "stride": "i32", "repeat": "i32"}
 CASES = [
-    Case(f"rope.{name}", _rotate, _ARGUMENTS, {"SIGN": sign, "D": 64, "BD": 64, "BR": TILE // 64})
+    Case(f"rope.{name}", _rotate, _ARGUMENTS, {"SIGN": sign, "D": 64, "BD": 64, "BR": TILE // 64, "num_warps": WARPS})
     for name, sign in (("forward", 1), ("backward", -1))
 ]

@@ -20,9 +20,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import launch
-from kernels.cases import SM90, SM100, Case
+from kernels.cases import SM90, SM100, Case, Settings
 from kernels.tiles import LOG2E, head_rows, keys_of
 
+FORWARD = {"BK": 64, "STAGES": 2, "num_warps": 8, "num_stages": 2}  # keys a step, depth of the pipeline
+FORWARD_ON = {SM100: {"BK": 32}}  # triton before 3.9 keeps four blocks of keys there where it keeps two on Hopper
+MEAN = {"BR": 16, "num_warps": 4}  # rows a program
+LATENT = {"BK": 32, "STAGES": 1, "num_warps": 8, "num_stages": 1}
+QUERY = {"BK": 32, "STAGES": 3, "num_warps": 8, "num_stages": 3}
 SLOPE_BYTES = 256 << 20  # of slopes kept at once: bounds the memory of the backward pass
 
 
@@ -47,7 +52,7 @@ def _forward(
         column = start + tl.arange(0, BK)
         key = tl.load(index + row * K + column, mask=column < K, other=-1)
         listed = key >= 0
-        at = base + tl.where(listed, key, 0).to(tl.int64)[:, None] * (DV + DR)
+        at = base + tl.maximum(key, 0).to(tl.int64)[:, None] * (DV + DR)
         k = tl.load(at + value, mask=listed[:, None], other=0.0)  # [BK, DV], the values too
         k_rotary = tl.load(at + rotary, mask=listed[:, None], other=0.0)  # [BK, DR]
         score = tl.dot(q_rotary, tl.trans(k_rotary), tl.dot(q, tl.trans(k), input_precision="ieee"), "ieee")
@@ -110,7 +115,7 @@ def _backward_latent(
         number = start + tl.arange(0, BK)
         key = tl.load(index + row * K + number, mask=number < K, other=-1)
         listed = key >= 0
-        at = base + tl.where(listed, key, 0).to(tl.int64)[:, None] * D
+        at = base + tl.maximum(key, 0).to(tl.int64)[:, None] * D
         k0 = tl.load(latent + at + column, mask=listed[:, None], other=0.0)  # [BK, C]
         k1 = tl.load(latent + at + C + column, mask=listed[:, None], other=0.0)
         k2 = tl.load(latent + at + 2 * C + column, mask=listed[:, None], other=0.0)
@@ -157,7 +162,7 @@ def _backward_query(
         number = start + tl.arange(0, BK)
         key = tl.load(index + row * K + number, mask=number < K, other=-1)
         listed = key >= 0
-        at = base + tl.where(listed, key, 0).to(tl.int64)[:, None] * (DV + DR)
+        at = base + tl.maximum(key, 0).to(tl.int64)[:, None] * (DV + DR)
         slope = tl.load(of_slopes + number[None, :], mask=inside & listed[None, :], other=0.0)  # [BH, BK]
         k = tl.load(at + value, mask=listed[:, None], other=0.0)
         k_rotary = tl.load(at + rotary, mask=listed[:, None], other=0.0)
@@ -168,11 +173,11 @@ def _backward_query(
     tl.store(to + rotary, sums_rotary.to(grad_query.dtype.element_ty), mask=inside)
 
 
-def _sizes(query: Tensor, value_dim: int, topk: int, block: int) -> dict[str, Any]:
-    """Constants that the kernels share; query [B, T, H, D]."""
+def _sizes(query: Tensor, value_dim: int, topk: int, settings: Settings) -> dict[str, Any]:
+    """All that a launch needs; query [B, T, H, D]."""
     heads, width = query.shape[2:]
-    rows, block = head_rows(query), keys_of(query, block)
-    return {"H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": rows, "BK": block}
+    shape = {"H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": head_rows(query)}
+    return {**settings, **shape, "BK": keys_of(query, settings["BK"])}
 
 
 @launch.on_device
@@ -182,11 +187,9 @@ def forward(query: Tensor, latent: Tensor, index: Tensor, scale: float, value_di
     batch, tokens, heads, _ = query.shape
     out = query.new_empty(batch, tokens, heads, value_dim)
     lse = query.new_empty(batch, tokens, heads, dtype=torch.float32)
-    sizes = _sizes(query, value_dim, index.shape[2], block=64)
+    sizes = _sizes(query, value_dim, index.shape[2], launch.settings(query, FORWARD, FORWARD_ON))
     grid = (batch * tokens, triton.cdiv(heads, sizes["BH"]))
-    _forward[grid](
-        query, latent, index, out, lse, tokens, latent.shape[1], scale, **sizes, STAGES=2, num_warps=8, num_stages=2
-    )
+    _forward[grid](query, latent, index, out, lse, tokens, latent.shape[1], scale, **sizes)
     return out, lse
 
 
@@ -199,20 +202,16 @@ def backward(
     rows, heads, topk, keys = query.shape[0] * query.shape[1], query.shape[2], index.shape[2], latent.shape[1]
     grad_query, grad_latent = torch.empty_like(query), torch.zeros_like(latent, dtype=torch.float32)
     mean = torch.empty_like(lse)
-    _mean_slope[(triton.cdiv(rows * heads, 16),)](out, grad_out, mean, rows * heads, DV=out.shape[3], BR=16)
-    sizes = _sizes(query, out.shape[3], topk, block=32)
+    _mean_slope[(triton.cdiv(rows * heads, MEAN["BR"]),)](out, grad_out, mean, rows * heads, DV=out.shape[3], **MEAN)
+    of_latent, of_query = (_sizes(query, out.shape[3], topk, settings) for settings in (LATENT, QUERY))
     chunk = max(1, min(rows, SLOPE_BYTES // (heads * topk * query.element_size())))
     slopes = query.new_empty(chunk, heads, topk)
     for first in range(0, rows, chunk):
-        grid = (min(chunk, rows - first), triton.cdiv(heads, sizes["BH"]))
-        common = {**sizes, "num_warps": 8}
+        grid, counts = (min(chunk, rows - first), triton.cdiv(heads, of_query["BH"])), (query.shape[1], keys)
         _backward_latent[grid](
-            query, latent, index, lse, mean, grad_out, slopes, grad_latent, first, query.shape[1], keys, scale,
-            **common, STAGES=1, num_stages=1,
-        )  # fmt: skip
-        _backward_query[grid](
-            slopes, latent, index, grad_query, first, query.shape[1], keys, **common, STAGES=3, num_stages=3
+            query, latent, index, lse, mean, grad_out, slopes, grad_latent, first, *counts, scale, **of_latent
         )
+        _backward_query[grid](slopes, latent, index, grad_query, first, *counts, **of_query)
     return grad_query, grad_latent.to(latent.dtype)
 
 
@@ -220,17 +219,19 @@ _POINTERS = {"query": "*bf16", "latent": "*bf16", "index": "*i32", "lse": "*fp32
 _COUNTS = {"tokens": "i32", "keys": "i32"}
 _LATENT = {**_POINTERS, "mean": "*fp32", "slopes": "*bf16", "grad_latent": "*fp32", "first": "i32", **_COUNTS}
 _QUERY = {"slopes": "*bf16", "latent": "*bf16", "index": "*i32", "grad_query": "*bf16", "first": "i32", **_COUNTS}
+_MEAN = {"out": "*bf16", "grad_out": "*bf16", "mean": "*fp32", "rows": "i32"}
 _FORWARD = {**_POINTERS, "out": "*bf16", **_COUNTS, "scale": "fp32"}
 del _FORWARD["grad_out"]
 
 
-def _case(name: str, kernel: Any, arguments: dict[str, str], heads: int, block: int, stages: int) -> Case:
-    shape = {"H": heads, "DV": 512, "DR": 64, "K": 2048, "BH": 64, "BK": block, "STAGES": stages}
-    return Case(f"sparse_attention.{name}", kernel, arguments, shape, 8, stages, matrix=True, targets=(SM90, SM100))
+def _case(name: str, kernel: Any, arguments: dict[str, str], heads: int, sizes: Settings, **more: Any) -> Case:
+    sizes = {**sizes, "H": heads, "DV": 512, "DR": 64, "K": 2048, "BH": 64}
+    return Case(f"sparse_attention.{name}", kernel, arguments, sizes, matrix=True, targets=(SM90, SM100), **more)
 
 
 CASES = [  # GLM-5's shapes; a block of 64 heads x 576 does not fit into the shared memory of sm_80
-    _case("forward", _forward, _FORWARD, 128, 64, 2),
-    _case("backward_latent", _backward_latent, {**_LATENT, "scale": "fp32"}, 64, 32, 1),
-    _case("backward_query", _backward_query, _QUERY, 64, 32, 3),
+    _case("forward", _forward, _FORWARD, 128, FORWARD, on_chip=FORWARD_ON),
+    Case("sparse_attention.mean_slope", _mean_slope, _MEAN, {**MEAN, "DV": 512}),
+    _case("backward_latent", _backward_latent, {**_LATENT, "scale": "fp32"}, 64, LATENT),
+    _case("backward_query", _backward_query, _QUERY, 64, QUERY),
 ]

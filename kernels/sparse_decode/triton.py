@@ -20,6 +20,11 @@ from kernels.cases import SM90, SM100, Case
 from kernels.sparse_decode.share import BLOCK, steps_of
 from kernels.tiles import LOG2E, head_rows, keys_of
 
+SLOTS = {"BK": 256}  # listed positions a program
+SHARES = {"BK": BLOCK, "STAGES": 2, "num_warps": 8, "num_stages": 2}
+SHARES_ON = {SM100: {"BK": 32}}  # triton before 3.9 keeps four blocks of keys there where it keeps two on Hopper
+COMBINE = {"BS": 4, "num_warps": 4}  # shares a step
+
 
 @triton.jit
 def _slots(page_table, index, slots, columns, K: tl.constexpr, PAGE: tl.constexpr, BK: tl.constexpr):
@@ -54,7 +59,7 @@ def _shares(
         number = start + tl.arange(0, BK)
         slot = tl.load(slots + row * K + number, mask=number < K, other=-1)
         listed = slot >= 0
-        at = rows + tl.where(listed, slot, 0).to(tl.int64)[:, None] * D
+        at = rows + tl.maximum(slot, 0).to(tl.int64)[:, None] * D
         k = tl.load(at + value, mask=listed[:, None], other=0.0)  # [BK, DV], the values too
         k_rotary = tl.load(at + rotary, mask=listed[:, None], other=0.0)  # [BK, DR]
         score = tl.dot(q_rotary, tl.trans(k_rotary), tl.dot(q, tl.trans(k), input_precision="ieee"), "ieee")
@@ -104,18 +109,19 @@ def forward(
     """As `reference.sparse_decode`: (out [B, H, value_dim], lse [B, H] fp32). multiprocessors: those of the device."""
     query, pages, slots = query.contiguous(), pages.contiguous(), cache_rows(page_table, index, pages.shape[1])
     batch, heads, width = query.shape
-    block, keys = head_rows(query), keys_of(query, BLOCK)
+    sizes = launch.settings(query, SHARES, SHARES_ON)
+    block, keys = head_rows(query), keys_of(query, sizes["BK"])
     blocks, topk = triton.cdiv(heads, block), index.shape[1]
     steps = steps_of(topk, batch * blocks, multiprocessors or launch.multiprocessors(query) or 1, keys)
     shares = max(1, triton.cdiv(topk, steps * keys))
     out, lse = query.new_empty(batch, heads, value_dim), query.new_empty(batch, heads, dtype=torch.float32)
     parts, part_lse = (out, lse) if shares == 1 else _parts(shares, out)
     _shares[batch, blocks, shares](
-        query, pages, slots, parts, part_lse, steps, batch, scale, H=heads, DV=value_dim, DR=width - value_dim,
-        K=topk, BH=block, BK=keys, STAGES=2, num_warps=8, num_stages=2,
+        query, pages, slots, parts, part_lse, steps, batch, scale,
+        **{**sizes, "H": heads, "DV": value_dim, "DR": width - value_dim, "K": topk, "BH": block, "BK": keys},
     )  # fmt: skip
     if shares > 1:
-        _combine[(batch * heads,)](parts, part_lse, out, lse, shares, batch * heads, DV=value_dim, BS=4, num_warps=4)
+        _combine[(batch * heads,)](parts, part_lse, out, lse, shares, batch * heads, DV=value_dim, **COMBINE)
     return out, lse
 
 
@@ -124,9 +130,8 @@ def cache_rows(page_table: Tensor, index: Tensor, page: int) -> Tensor:
     page_table, index = page_table.contiguous(), index.contiguous()
     slots = torch.empty_like(index)
     batch, topk = index.shape
-    _slots[batch, max(1, triton.cdiv(topk, 256))](
-        page_table, index, slots, page_table.shape[1], K=topk, PAGE=page, BK=256
-    )
+    grid = (batch, max(1, triton.cdiv(topk, SLOTS["BK"])))
+    _slots[grid](page_table, index, slots, page_table.shape[1], K=topk, PAGE=page, **SLOTS)
     return slots
 
 
@@ -139,18 +144,18 @@ def _parts(shares: int, out: Tensor) -> tuple[Tensor, Tensor]:
 _SLOTS = {"page_table": "*i32", "index": "*i32", "slots": "*i32", "columns": "i32"}
 _TENSORS = {"query": "*bf16", "rows": "*bf16", "slots": "*i32", "lse": "*fp32"}
 _COUNTS = {"steps": "i32", "batch": "i32", "scale": "fp32"}
-_SHAPE = {"H": 64, "DV": 512, "DR": 64, "K": 2048, "BH": 64, "BK": BLOCK, "STAGES": 2}
+_SHAPE = {**SHARES, "H": 64, "DV": 512, "DR": 64, "K": 2048, "BH": 64}
 _COMBINE = {"parts": "*fp32", "part_lse": "*fp32", "out": "*bf16", "lse": "*fp32", "shares": "i32", "rows": "i32"}
 
 
 def _case(name: str, out: str) -> Case:
     arguments = {**_TENSORS, "out": out, **_COUNTS}
-    return Case(f"sparse_decode.{name}", _shares, arguments, _SHAPE, 8, 2, matrix=True, targets=(SM90, SM100))
+    return Case(f"sparse_decode.{name}", _shares, arguments, _SHAPE, SHARES_ON, matrix=True, targets=(SM90, SM100))
 
 
 CASES = [  # GLM-5's shapes; a block of 64 heads x 576 does not fit into the shared memory of sm_80
-    Case("sparse_decode.slots", _slots, _SLOTS, {"K": 2048, "PAGE": 64, "BK": 256}),
+    Case("sparse_decode.slots", _slots, _SLOTS, {**SLOTS, "K": 2048, "PAGE": 64}),
     _case("shares", "*fp32"),
     _case("whole", "*bf16"),
-    Case("sparse_decode.combine", _combine, _COMBINE, {"DV": 512, "BS": 4}),
+    Case("sparse_decode.combine", _combine, _COMBINE, {**COMBINE, "DV": 512}),
 ]

@@ -19,11 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import launch
-from kernels.cases import Case
+from kernels.cases import SM80, Case
 from kernels.lightning_indexer.scores import load_keys, ranges, score_tile, visible_range
 
-FUSED = {"BT": 64, "BS": 128, "BR": 1, "STAGES": 2}  # queries and keys a tile, rows shrunk together, pipeline
-GIVEN = {"BT": 8, "BS": 512, "BR": 1}
+# Queries and keys a tile, rows shrunk together, depth of the pipeline
+FUSED = {"BT": 64, "BS": 128, "BR": 1, "STAGES": 2, "num_warps": 8}
+FUSED_ON = {SM80: {"BS": 64}}  # operands of its products are in registers: a wider tile spills with triton 3.7
+GIVEN = {"BT": 8, "BS": 512, "BR": 1, "num_warps": 8}
 SCRATCH_BYTES = 288 << 20  # 144 programs at GLM-5's sizes: enough for every multiprocessor of a Hopper chip
 
 
@@ -181,7 +183,7 @@ def select_keys(scores: Tensor, first: Tensor, last: Tensor, k: int) -> Tensor:
     slots = capacity(k, GIVEN["BS"])
     programs, scratch = _scratch(triton.cdiv(rows, GIVEN["BT"]), GIVEN["BT"], slots, scores)
     limits = first.int().contiguous(), last.int().contiguous()
-    _given[(programs,)](scores, *limits, out, *scratch, rows, keys, K=k, CAP=slots, **GIVEN, num_warps=8)
+    _given[(programs,)](scores, *limits, out, *scratch, rows, keys, K=k, CAP=slots, **GIVEN)
     return out
 
 
@@ -190,11 +192,12 @@ def select_keys_fused(query: Tensor, key: Tensor, weights: Tensor, first: Tensor
     """As `select_keys` of the index scores: query [B, T, H, D], key [B, S, D], weights [B, T, H] -> [B, T, k] int32."""
     batch, tokens, heads, dim = query.shape
     out = query.new_empty(batch, tokens, k, dtype=torch.int32)
-    slots, blocks = capacity(k, FUSED["BS"]), batch * triton.cdiv(tokens, FUSED["BT"])
-    programs, scratch = _scratch(blocks, FUSED["BT"], slots, query)
+    sizes = launch.settings(query, FUSED, FUSED_ON)
+    slots, blocks = capacity(k, sizes["BS"]), batch * triton.cdiv(tokens, sizes["BT"])
+    programs, scratch = _scratch(blocks, sizes["BT"], slots, query)
     _fused[(programs,)](
         query.contiguous(), key.contiguous(), weights.contiguous(), *ranges(query, key.shape[1], first, last), out,
-        *scratch, tokens, key.shape[1], blocks, dim**-0.5, H=heads, D=dim, K=k, CAP=slots, **FUSED, num_warps=8,
+        *scratch, tokens, key.shape[1], blocks, dim**-0.5, H=heads, D=dim, K=k, CAP=slots, **sizes,
     )  # fmt: skip
     return out
 
@@ -205,6 +208,6 @@ _FUSED = {"query": "*bf16", "key": "*bf16", "weights": "*fp32", "tokens": "i32",
 _SIZES: dict[str, Any] = {"K": 2048, "CAP": 4096}
 
 CASES = [  # GLM-5's 32 index heads of 128 and 2048 keys a query
-    Case("topk.fused", _fused, {**_COMMON, **_FUSED}, {"H": 32, "D": 128, **_SIZES, **FUSED}, 8, 3, matrix=True),
-    Case("topk.given", _given, {**_COMMON, "scores": "*fp32", "rows": "i32"}, {**_SIZES, **GIVEN}, 8, 3),
+    Case("topk.fused", _fused, {**_COMMON, **_FUSED}, {"H": 32, "D": 128, **_SIZES, **FUSED}, FUSED_ON, matrix=True),
+    Case("topk.given", _given, {**_COMMON, "scores": "*fp32", "rows": "i32"}, {**_SIZES, **GIVEN}),
 ]

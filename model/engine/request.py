@@ -10,6 +10,12 @@ class EngineError(ValueError):
     exit_status = 2  # the person's mistake, as tasks.cli reads it
 
 
+class NotFinite(RuntimeError):
+    """The network's log-probabilities are NaN or infinite: its weights are broken, and nothing can be sampled."""
+
+    exit_status = 1  # the machine's failure, as tasks.cli reads it
+
+
 @dataclass(frozen=True)
 class Request:
     """Append `token_ids` to a session and sample up to `max_new_tokens` more.

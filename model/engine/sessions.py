@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.engine.request import Completion, Request
+from model.engine.request import Completion, NotFinite, Request
 
 Int64s = npt.NDArray[np.int64]
 
@@ -72,7 +72,12 @@ class Sessions:
     def append(
         self, slots: Int64s, tokens: Int64s, log_probs: npt.NDArray[np.float32], version: int
     ) -> list[Completion]:
-        """Add one sampled token to each of the slots and return the requests that end with it."""
+        """Add one sampled token to each of the slots and return the requests that end with it.
+
+        Raises NotFinite if a log-probability is no number: a token drawn from NaN must not be given to anyone.
+        """
+        if not np.isfinite(log_probs).all():
+            raise NotFinite(f"The weights of version {version} give log-probabilities that are not finite.")
         at = self.length[slots]
         self.tokens[slots, at] = tokens
         self.log_probs[slots, at] = log_probs

@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.engine import Engine
-from tasks.environments.registry import generate
-from tasks.environments.task import Task
-from tasks.errors import InputError
+from tasks.environments.registry import Use, heldout
+from tasks.environments.task import Task, TaskError
+from tasks.errors import InputError, MachineError
 from tasks.judge import grade
 from tasks.rl.agent import AgentLimits, BoxFactory, ChatFormat, EpisodeSpec, run_episodes
 from tasks.rl.trajectory import Trajectory
 from tasks.statistics import Estimate, estimate, pass_at_k, proportion
 
 SEED_STRIDE = 1000  # sampling seeds of one task lie within one stride
-_TRIES = 20  # seeds looked at for each distinct held-out task wanted
 
 
 class BenchmarkError(InputError):
     """A benchmark cannot be run as asked; the message says why."""
+
+
+class OutageError(MachineError):
+    """Most episodes failed for the machine's sake, so that their share solved says nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -114,28 +117,28 @@ def evaluate_family(
     first_seed: int = 0,
     concurrency: int = 96,
     limits: AgentLimits | None = None,
+    use: Use = "monitoring",
 ) -> FamilyResult:
-    """Runs `samples` episodes on each of `tasks` distinct held-out tasks of `family` and grades them.
+    """Runs `samples` episodes on each of `tasks` distinct held-out tasks of `family` for `use` and grades them.
 
     The same arguments give the same tasks and sampling seeds, so that two models' results can be paired.
     """
-    specs = episode_specs(heldout_tasks(family, tasks, first_seed), samples, temperature)
+    specs = episode_specs(heldout_tasks(family, tasks, use, first_seed), samples, temperature)
     outcomes = evaluate_episodes(engine, chat, factory, specs, concurrency, limits)
     return FamilyResult(family, tuple(outcomes))
 
 
-def heldout_tasks(family: str, count: int, first_seed: int = 0) -> list[Task]:
-    """The first `count` held-out tasks from `first_seed` on that differ in instruction or start state.
+def heldout_tasks(family: str, count: int, use: Use, first_seed: int = 0) -> list[Task]:
+    """The first `count` held-out tasks for `use` from `first_seed` on that differ in instruction or start state.
 
-    Raises BenchmarkError if the family has too few.
+    No task for one use has an instruction of a task for the other. Raises BenchmarkError if the family has too few.
     """
-    found: dict[str, Task] = {}
-    for seed in range(first_seed, first_seed + _TRIES * count):
-        task = generate(family, seed, "heldout")
-        found.setdefault(task.content_hash, task)
-        if len(found) == count:
-            return list(found.values())
-    raise BenchmarkError(f"The family {family!r} has {len(found)} distinct held-out tasks, fewer than {count}.")
+    if count < 1:
+        raise BenchmarkError(f"A benchmark needs a task or more of the family {family!r}, but {count} were asked for.")
+    try:
+        return heldout(family, use, count, first_seed)
+    except TaskError as error:
+        raise BenchmarkError(f"The family {family!r} cannot be measured: {error}") from error
 
 
 def episode_specs(tasks: Sequence[Task], samples: int, temperature: float) -> list[EpisodeSpec]:
@@ -156,7 +159,10 @@ def evaluate_episodes(
     limits: AgentLimits | None = None,
     on_graded: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
-    """Runs and grades episodes, grading while others still run. Returns outcomes in the order of `specs`."""
+    """Runs and grades episodes, grading while others still run. Returns outcomes in the order of `specs`.
+
+    Raises OutageError if the environment failed in half of them or more.
+    """
     verdicts: dict[int, Future[Outcome]] = {}
     position = {id(spec): index for index, spec in enumerate(specs)}
     with ThreadPoolExecutor(2, thread_name_prefix="judge") as judges:
@@ -167,7 +173,18 @@ def evaluate_episodes(
                 on_graded(len(verdicts))
 
         run_episodes(engine, chat, factory, specs, concurrency, finished, limits)
-    return [verdicts[index].result() for index in range(len(specs))]
+    outcomes = [verdicts[index].result() for index in range(len(specs))]
+    _refuse_outage(outcomes)
+    return outcomes
+
+
+def _refuse_outage(outcomes: Sequence[Outcome]) -> None:
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors and 2 * len(errors) >= len(outcomes):
+        raise OutageError(
+            f"The environments failed in {len(errors)} of {len(outcomes)} held-out episodes, the last time because of"
+            f" {errors[-1]!r}; a score of the rest would say nothing."
+        )
 
 
 def by_family(outcomes: Iterable[Outcome]) -> dict[str, FamilyResult]:

@@ -22,6 +22,7 @@ from tasks.environments.chat import Chat
 from tasks.rl.agent import AgentLimits
 from tasks.rl.policy import PolicyStore
 from tasks.rl.spec import RunSpec, measurement_path, policies_path, read_spec
+from tasks.rl.worker import end_with_the_supervisor
 from tasks.sandbox import Limits, open_sandbox
 
 MODE = "sparse"
@@ -43,7 +44,7 @@ def measure_family(run_dir: Path, when: str, family: str) -> None:
 
 
 def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
-    """One sample on each held-out task of the family."""
+    """One sample on each task of the family that is held out for monitoring; `evaluate` has others."""
     settings = spec.reinforce
     torch.set_num_threads(settings.threads)
     engine = Engine(model, settings.concurrency, settings.max_context, mode=MODE)
@@ -52,7 +53,7 @@ def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
     with open_sandbox("bubblewrap", Limits()) as factory:
         return evaluate_family(
             engine, chat, factory, family, settings.evaluation[family], 1,
-            temperature=1.0, first_seed=0, concurrency=settings.concurrency, limits=limits,
+            temperature=1.0, concurrency=settings.concurrency, limits=limits, use="monitoring",
         )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def _policy(run_dir: Path, spec: RunSpec, when: str) -> Transformer:
     if when == "before":
         return Transformer.from_pretrained(spec.checkpoint)
     policies = PolicyStore(policies_path(run_dir), spec.reinforce.keep_policies)
-    return policies.load(policies.latest())
+    return policies.load_latest()[1]
 
 
 def _record(result: FamilyResult) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--when", choices=WHEN, required=True)
     parser.add_argument("--family", required=True)
     arguments = parser.parse_args(argv)
+    end_with_the_supervisor()
     measure_family(arguments.run_dir, arguments.when, arguments.family)
     return 0
 

@@ -64,8 +64,12 @@ def _families(path: Path) -> dict[str, Mapping[str, Any]]:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RegressionError(f"There is no {path} to compare with; run the recipe first.") from None
-    return {
+    found = {
         name: value["pass_at_1"]
         for name, value in metrics.items()
         if isinstance(value, dict) and {"pass_at_1", "greedy"} <= value.keys()
     }
+    for name, estimate in found.items():
+        if not all(map(math.isfinite, (estimate["value"], *estimate["ci95"]))):  # NaN is below nothing
+            raise RegressionError(f"The pass@1 of {name} in {path} is {estimate['value']}, which is no score.")
+    return found

@@ -41,9 +41,11 @@ class Subject:
 
 
 def specs(settings: EvaluateConfig) -> list[EpisodeSpec]:
-    """Every episode of the suite: `samples` at temperature 1 and one greedy on each held-out task."""
+    """Every episode of the suite: `samples` at temperature 1 and one greedy on each task held out for evaluation."""
     tasks = [
-        task for family, count in settings.tasks.items() for task in heldout_tasks(family, count, settings.first_seed)
+        task
+        for family, count in settings.tasks.items()
+        for task in heldout_tasks(family, count, "evaluation", settings.first_seed)
     ]
     return [*episode_specs(tasks, settings.samples, 1.0), *episode_specs(tasks, 1, 0.0)]
 

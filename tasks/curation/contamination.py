@@ -20,7 +20,7 @@ def heldout_texts(demonstrations: Path) -> Iterator[tuple[str, str]]:
     path = demonstrations / "heldout.jsonl"
     if path.exists():
         for task in read_records(path):
-            yield "tasks", str(task["instruction"])
+            yield "tasks", task["instruction"]
 
 
 def gram_index(texts: Iterable[str], n: int = N_GRAM) -> dict[int, frozenset[tuple[str, ...]]]:

@@ -16,6 +16,8 @@ from tasks.curation import shards, tokenizer
 from tasks.curation.documents import text_hash
 from tasks.errors import InputError
 
+HEAVIEST = 100  # weight of the demonstrations
+
 
 class EmptySplitError(InputError):
     """The split left no document for training or for holding out."""
@@ -29,6 +31,14 @@ class TokenizerPlan:
     tokenizer_bytes: int
     demonstration_weight: float
 
+    def __post_init__(self) -> None:
+        """Raises TokenizerError where the demonstrations would be repeated for hours."""
+        if self.demonstration_weight > HEAVIEST:
+            raise tokenizer.TokenizerError(
+                f"The key 'curate.demonstration_weight' is {self.demonstration_weight:g}; more than {HEAVIEST} times "
+                "the sample of the corpus is not trained on."
+            )
+
 
 def split_documents(documents: Sequence[Document], fraction: float) -> dict[str, list[str]]:
     """Texts by split. A document is held out by the hash of its text, whatever else the corpus holds."""
@@ -40,7 +50,7 @@ def split_documents(documents: Sequence[Document], fraction: float) -> dict[str,
         if not texts:
             raise EmptySplitError(
                 f"The split {name!r} is empty: {len(documents)} documents are too few "
-                f"for curate.heldout_fraction={fraction}."
+                f"for curate.heldout_fraction={fraction}; give more text or another fraction."
             )
     return splits
 

@@ -28,6 +28,7 @@ from tasks.curation.documents import text_hash
 
 Verdict = bool | tuple[bool, str]
 MINIMUM_BYTES = 200  # less is a stub: an empty __init__.py, a one-line notice
+SCRUBBED_BYTES = MINIMUM_BYTES // 2  # what scrubbing may leave of one
 NON_PRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
@@ -114,10 +115,10 @@ def n_grams(words: Sequence[str], n: int) -> Any:
     return zip(*(words[start:] for start in range(n)), strict=False)
 
 
-def well_formed(maximum_bytes: int, doc: Document) -> Verdict:
+def well_formed(maximum_bytes: int, doc: Document, minimum_bytes: int = MINIMUM_BYTES) -> Verdict:
     """Size and characters: what any text must satisfy."""
     size = len(doc.text.encode())
-    if size < MINIMUM_BYTES:
+    if size < minimum_bytes:
         return False, "too_short"
     if size > maximum_bytes:
         return False, "too_long"
@@ -156,9 +157,9 @@ def english(minimum: float, doc: Document) -> Verdict:
 
 
 def drop_record(_: JsonlWriter, document: Document) -> dict[str, Any]:
-    """What is kept of a dropped document: enough to count it and to find it again."""
+    """What is kept of a dropped document: enough to count it, by its bytes as read, and to find it again."""
     reason = document.metadata.get("filter_reason", "")
-    return {"id": document.id, "reason": reason, "bytes": len(document.text.encode())}
+    return {"id": document.id, "reason": reason, "bytes": document.metadata["bytes"]}
 
 
 def filter_steps(
@@ -186,4 +187,6 @@ def filter_steps(
         OnlyKind("prose", prose_repetition, drops("prose_repetition")),
         Decontaminate(grams, drops("contaminated")),
         CountedPII(),
+        # Scrubbing makes texts longer and shorter, and the gate measures what it left.
+        LambdaFilter(functools.partial(well_formed, maximum_bytes, minimum_bytes=SCRUBBED_BYTES), drops("scrubbed")),
     ]

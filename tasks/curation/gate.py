@@ -10,7 +10,7 @@ import pandas as pd
 from datatrove.data import Document
 
 from tasks.curation.documents import text_hash
-from tasks.curation.filters import MINIMUM_BYTES, NON_PRINTABLE
+from tasks.curation.filters import NON_PRINTABLE, SCRUBBED_BYTES
 from tasks.errors import InputError
 
 
@@ -35,11 +35,19 @@ def batch_frame(documents: Sequence[Document]) -> pd.DataFrame:
 
 
 def check_batch(
-    documents: Sequence[Document], minimum_documents: int, minimum_bytes: int, maximum_document_bytes: int
+    documents: Sequence[Document],
+    minimum_documents: int,
+    minimum_bytes: int,
+    maximum_document_bytes: int,
+    account: str = "",
 ) -> list[dict[str, Any]]:
-    """Validates the batch. Returns one row an expectation; raises GateError if any fails."""
+    """Validates the batch. Returns one row an expectation; raises GateError if any fails.
+
+    account: what became of the documents, in a few words; an empty batch is explained with it.
+    """
     if not documents:
-        raise GateError("The corpus is empty: the sources hold no document that passes the filters.")
+        why = f" ({account})" if account else ""
+        raise GateError(f"The corpus is empty: the sources hold no document that passes the filters{why}.")
     rows = _validate(batch_frame(documents), minimum_documents, minimum_bytes, maximum_document_bytes)
     failed = [row for row in rows if not row["success"]]
     if failed:
@@ -72,9 +80,7 @@ def _expectations(minimum_documents: int, minimum_bytes: int, maximum_document_b
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("id", "text_hash", "language", "kind")),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
         gxe.ExpectColumnValuesToBeUnique(column="text_hash"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="bytes", min_value=MINIMUM_BYTES // 2, max_value=maximum_document_bytes
-        ),
+        gxe.ExpectColumnValuesToBeBetween(column="bytes", min_value=SCRUBBED_BYTES, max_value=maximum_document_bytes),
         gxe.ExpectColumnValuesToBeBetween(column="printable", min_value=0.99),
         gxe.ExpectColumnValuesToBeInSet(column="language", value_set=["en", "code"]),
         gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=["code", "prose"]),

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import stat
+import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.curation.documents import RawDocument, kind_of
+from tasks.curation.documents import Item, RawDocument, SourceError, Unread, decode, document, kind_of, printable
 
 # Test suites are long lists of near-identical assertions; caches and our own code are no corpus.
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
 OWN_PACKAGES = frozenset({"flows", "infra", "kernels", "longhaul", "model", "tasks"})
 LARGEST_FILE = 200_000  # bytes on disk; larger ones are generated tables
+LARGEST_UNPACKED = 100 * LARGEST_FILE
 
 
 @dataclass(frozen=True)
@@ -33,31 +36,6 @@ class Root:
     suffixes: frozenset[str]  # empty: every file
     share: float
     skip: frozenset[str] = frozenset()  # top-level names to leave out
-
-
-@dataclass
-class Tally:
-    """What reading met: documents and bytes by source, and files that were not UTF-8."""
-
-    documents: dict[str, int] = field(default_factory=dict)
-    bytes: dict[str, int] = field(default_factory=dict)
-    not_utf8_documents: int = 0
-    not_utf8_bytes: int = 0
-
-    def add(self, source: str, size: int) -> None:
-        """Counts one document of `size` bytes."""
-        self.documents[source] = self.documents.get(source, 0) + 1
-        self.bytes[source] = self.bytes.get(source, 0) + size
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes read so far, those that were not UTF-8 included."""
-        return sum(self.bytes.values()) + self.not_utf8_bytes
-
-    @property
-    def total_documents(self) -> int:
-        """Documents read so far, those that were not UTF-8 included."""
-        return sum(self.documents.values()) + self.not_utf8_documents
 
 
 def machine_roots() -> tuple[Root, ...]:
@@ -75,13 +53,15 @@ def machine_roots() -> tuple[Root, ...]:
     )
 
 
-def read_machine(roots: tuple[Root, ...], max_bytes: int, tally: Tally) -> Iterator[RawDocument]:
-    """Documents up to `max_bytes`: each root's share first, then what is left of the budget, root by root."""
+def read_machine(roots: tuple[Root, ...], budget: int, longest: int) -> Generator[Item]:
+    """Documents of at most `longest` bytes: of each root its share of `budget` bytes first, then, root by root, all.
+
+    The caller stops taking when it has enough.
+    """
     listings = [iter(list_root(root)) for root in roots]
-    limits = [round(root.share * max_bytes) for root in roots]
-    for round_limits in (limits, [max_bytes] * len(roots)):
-        for root, listing, limit in zip(roots, listings, round_limits, strict=True):
-            yield from _read_some(root, listing, min(limit, max_bytes - tally.total_bytes), tally)
+    for limits in ([round(root.share * budget) for root in roots], [sys.maxsize] * len(roots)):
+        for root, listing, limit in zip(roots, listings, limits, strict=True):
+            yield from _read_some(root, listing, limit, longest)
 
 
 def list_root(root: Root) -> list[str]:
@@ -108,34 +88,51 @@ def _has_suffix(name: str, root: Root) -> bool:
     return not root.suffixes or os.path.splitext(name.removesuffix(".gz"))[1] in root.suffixes
 
 
-def _read_some(root: Root, listing: Iterator[str], limit: int, tally: Tally) -> Iterator[RawDocument]:
-    stop = tally.total_bytes + limit
-    while tally.total_bytes < stop:
+def _read_some(root: Root, listing: Iterator[str], limit: int, longest: int) -> Iterator[Item]:
+    spent = 0
+    while spent < limit:
         relative = next(listing, None)
         if relative is None:
             return
+        item = _read(root, relative, longest)
+        spent += item.size if isinstance(item, RawDocument) else 0
+        yield item
+
+
+def _read(root: Root, relative: str, longest: int) -> Item:
+    identifier = f"{root.name}/{printable(relative)}"
+    try:
         data = _content(root.folder / relative)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            tally.not_utf8_documents += 1
-            tally.not_utf8_bytes += len(data)
-            continue
-        if text:
-            tally.add(root.name, len(data))
-            yield RawDocument(f"{root.name}/{relative}", text, kind_of(relative), root.name)
+    except _Passed as passed:
+        return Unread(str(passed), identifier, root.name, is_file=True)
+    try:
+        return document(decode(data, relative), kind_of(relative), identifier, root.name, longest)
+    except SourceError:
+        return Unread("not_utf8", identifier, root.name, len(data))
+
+
+class _Passed(Exception):
+    """A file that the scan does not read; the message is the reason."""
 
 
 def _content(path: Path) -> bytes:
-    """The file's bytes, decompressed; none for a link, a special or unreadable file and one too large."""
-    status = path.lstat()
-    regular = stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK)
-    if not regular or status.st_size > LARGEST_FILE:
-        return b""
-    data = path.read_bytes()
-    if path.suffix != ".gz":
+    """The file's bytes, decompressed. Raises _Passed for a link, a special or unreadable file and one too large."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _Passed("special")
+        if status.st_size > LARGEST_FILE:
+            raise _Passed("too_large")
+        return _unpack(path.read_bytes(), path.suffix)
+    except OSError as error:
+        raise _Passed("vanished" if isinstance(error, FileNotFoundError) else "unreadable") from None
+
+
+def _unpack(data: bytes, suffix: str) -> bytes:
+    if suffix != ".gz":
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.open(io.BytesIO(data)) as stream:
+            return stream.read(LARGEST_UNPACKED)
     except (OSError, EOFError, zlib.error):
         return data  # a .gz that is none: its bytes fail the UTF-8 check and are counted there

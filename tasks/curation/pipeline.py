@@ -6,10 +6,9 @@ documents, so that a process pool and a loop do the same work in half the time.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +23,15 @@ from loguru import logger
 from tasks.curation import dedup
 from tasks.curation.documents import RawDocument, text_hash
 from tasks.curation.filters import drop_record, filter_steps
+from tasks.curation.tally import Drops, merge
+from tasks.errors import MachineError
 
 RANKS = 4  # fixed, so that the result does not depend on the number of processes
 logger.disable("datatrove")
+
+
+class FilterError(MachineError):
+    """A process that filters ended before its work did."""
 
 
 @dataclass
@@ -34,7 +39,7 @@ class Curated:
     """What the filters left, and what they took: reason -> [documents, bytes]."""
 
     documents: list[Document]
-    drops: dict[str, tuple[int, int]] = field(default_factory=dict)
+    drops: Drops = field(default_factory=dict)
 
 
 def run_filters(
@@ -48,12 +53,28 @@ def run_filters(
     deal(documents, work / "raw")
     arguments = [(rank, work, grams, maximum_bytes) for rank in range(RANKS)]
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(min(workers, RANKS), mp_context=context) as pool:
-        list(pool.map(filter_rank, *zip(*arguments, strict=True)))
+    try:
+        with ProcessPoolExecutor(min(workers, RANKS), mp_context=context) as pool:
+            list(pool.map(filter_rank, *zip(*arguments, strict=True)))
+    except BrokenExecutor:
+        raise FilterError("A process of the stage 'curate' was ended from outside; was memory short?") from None
     removals = dedup.find_duplicates(work / "signatures", work)
     kept = [document for rank in range(RANKS) for document in _deduplicated(work, removals, rank)]
-    kept.sort(key=lambda document: text_hash(document.text))
-    return Curated(kept, count_drops(work / "drops"))
+    kept.sort(key=lambda document: (text_hash(document.text), document.id))
+    return _without_repeats(kept, count_drops(work / "drops"))
+
+
+def _without_repeats(documents: list[Document], drops: Drops) -> Curated:
+    """Scrubbing can make texts equal that differed in an address; the first of them stays."""
+    kept = [
+        document
+        for number, document in enumerate(documents)
+        if number == 0 or document.text != documents[number - 1].text
+    ]
+    sizes = [document.metadata["bytes"] for document in documents]
+    repeats = len(documents) - len(kept)
+    repeated_bytes = sum(sizes) - sum(document.metadata["bytes"] for document in kept)
+    return Curated(kept, merge(drops, {"exact_duplicate": (repeats, repeated_bytes)} if repeats else {}))
 
 
 def deal(documents: Iterable[RawDocument], folder: Path) -> None:
@@ -87,12 +108,12 @@ def drop_writer(work: Path, step: str) -> JsonlWriter:
     return JsonlWriter(str(work / "drops" / step), "${rank}.jsonl", compression=None, adapter=drop_record)
 
 
-def count_drops(folder: Path) -> dict[str, tuple[int, int]]:
+def count_drops(folder: Path) -> Drops:
     """reason -> (documents, bytes), from the lines of the exclusion writers."""
-    counts: dict[str, tuple[int, int]] = {}
+    counts: Drops = {}
     for path in sorted(folder.glob("*/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for line in path.read_bytes().split(b"\n")[:-1]:  # splitlines would split at U+2028 in a name
+            record = orjson.loads(line)
             reason = f"{path.parent.name}.{record['reason']}" if record["reason"] else path.parent.name
             documents, size = counts.get(reason, (0, 0))
             counts[reason] = (documents + 1, size + record["bytes"])

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tasks.errors import InputError
 
@@ -54,6 +55,23 @@ def _write_one(folder: Path, split: str, number: int, arrays: list[NDArray[Any]]
     return {"file": path.name, "sha256": hashlib.sha256(tokens.tobytes()).hexdigest(), "tokens": len(tokens)}
 
 
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a plain name, in the folder itself
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    tokens: PositiveInt
+
+
+class _Split(BaseModel):
+    shards: list[_Entry]
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(strict=True)
+    vocab_size: Annotated[int, Field(gt=0, le=2**32)]
+    splits: dict[str, _Split]
+
+
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a corpus folder. Raises ShardError if it is missing, broken or of another format."""
     path = Path(folder) / "manifest.json"
@@ -61,15 +79,27 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ShardError(f"The corpus manifest {path} does not exist; run the stage 'curate' first.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"The corpus manifest {path} is not valid JSON: {error}.") from None
+    except OSError as error:
+        raise ShardError(f"The corpus manifest {path} cannot be read: {error.strerror}.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ShardError(f"The corpus manifest {path} is not of format {FORMAT}.")
+    _check_manifest(manifest, path)
     return manifest
 
 
+def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ShardError(f"The corpus manifest {path} is broken at {key!r}: {first['msg'].lower()}.") from None
+
+
 def read_split(folder: str | Path, split: str) -> NDArray[Any]:
-    """The tokens of one split, [N], after checking the size and SHA-256 of each of its shards.
+    """The tokens of one split, [N], after checking the size, SHA-256 and largest token of each of its shards.
 
     One shard stays memory-mapped; several are joined in memory. Raises ShardError naming the file that is wrong.
     """
@@ -77,14 +107,15 @@ def read_split(folder: str | Path, split: str) -> NDArray[Any]:
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
         raise ShardError(f"The corpus manifest {folder / 'manifest.json'} has no split {split!r}.")
-    dtype = token_type(manifest["vocab_size"])
-    arrays = [_read_one(folder / entry["file"], entry, dtype) for entry in manifest["splits"][split]["shards"]]
+    entries = manifest["splits"][split]["shards"]
+    arrays = [_read_one(folder / entry["file"], entry, manifest["vocab_size"]) for entry in entries]
     if not arrays:
         raise ShardError(f"The split {split!r} of the corpus {folder} is empty.")
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _read_one(path: Path, entry: dict[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _read_one(path: Path, entry: dict[str, Any], vocab_size: int) -> NDArray[Any]:
+    dtype = token_type(vocab_size)
     if not path.is_file():
         raise ShardError(f"The shard {path} is missing.")
     expected = entry["tokens"] * dtype.itemsize
@@ -92,7 +123,12 @@ def _read_one(path: Path, entry: dict[str, Any], dtype: np.dtype[Any]) -> NDArra
         raise ShardError(
             f"The shard {path} is truncated or altered: {path.stat().st_size} bytes instead of {expected}."
         )
-    tokens = np.memmap(path, dtype=dtype, mode="r")
+    try:
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+    except OSError as error:
+        raise ShardError(f"The shard {path} cannot be read: {error.strerror}.") from None
     if hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise ShardError(f"The shard {path} is altered: its SHA-256 is not the one in the manifest.")
+    if int(tokens.max()) >= vocab_size:
+        raise ShardError(f"The shard {path} holds the token {int(tokens.max())} of a vocabulary of {vocab_size}.")
     return tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tasks.curation.documents import read_records
+from tasks.curation.documents import SourceError, is_text, read_records
 from tasks.errors import InputError
 
 END_OF_TEXT, SYSTEM, USER, ASSISTANT, OBSERVATION = range(5)
@@ -35,8 +35,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Raises TokenizerError if the vocabulary is too small for the bytes, or the texts too few for the vocabulary.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise TokenizerError(f"The key 'model.vocab_size' is {vocab_size}; byte-level BPE needs {SMALLEST_VOCABULARY}.")
+    check_vocabulary(vocab_size)
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
@@ -50,9 +49,19 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise TokenizerError(
-            f"The corpus gives only {tokenizer.get_vocab_size()} tokens and 'model.vocab_size' asks for {vocab_size}."
+            f"The corpus gives only {tokenizer.get_vocab_size()} tokens and 'model.vocab_size' asks for {vocab_size}; "
+            "give more text or a smaller vocabulary."
         )
     return tokenizer
+
+
+def check_vocabulary(vocab_size: object) -> int:
+    """The size if byte-level BPE can have it: no vocabulary is smaller than its bytes. Raises TokenizerError."""
+    if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size < SMALLEST_VOCABULARY:
+        raise TokenizerError(
+            f"The key 'model.vocab_size' is {vocab_size!r}; byte-level BPE needs {SMALLEST_VOCABULARY} or more."
+        )
+    return vocab_size
 
 
 def demonstration_texts(folder: Path) -> list[str]:
@@ -61,10 +70,18 @@ def demonstration_texts(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*.jsonl")):
         if path.name == "heldout.jsonl":
             continue
-        for demonstration in read_records(path):
+        for number, demonstration in enumerate(read_records(path), start=1):
             texts.append(demonstration["instruction"])
-            texts.extend(turn[part] for turn in demonstration["turns"] for part in ("command", "output"))
+            texts.extend(_turn_texts(demonstration.get("turns"), f"The demonstration {number} of {path}"))
     return texts
+
+
+def _turn_texts(turns: object, place: str) -> list[str]:
+    fields = [turn if isinstance(turn, dict) else {} for turn in turns] if isinstance(turns, list) else [{}]
+    texts = [turn.get(part) for turn in fields for part in ("command", "output")]
+    if not all(is_text(text) for text in texts):
+        raise SourceError(f"{place} has no list 'turns' whose commands and outputs are texts.")
+    return [str(text) for text in texts]
 
 
 def training_texts(

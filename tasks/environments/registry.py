@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from tasks.environments import chain, repair, shell, world
 from tasks.environments.task import SPLITS, Split, Task, TaskError
 
 MOST_SEEDS = 20  # tried for each distinct task asked for; a family may have fewer than that
+Use = Literal["monitoring", "evaluation"]  # of held-out tasks
+USES: tuple[Use, ...] = ("monitoring", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,34 @@ def generate(name: str, seed: int, split: Split) -> Task:
     return family(name).generate(seed, split)
 
 
-def distinct(name: str, split: Split, count: int, first_seed: int = 0) -> list[Task]:
-    """`count` tasks of successive seeds, none equal to another by instruction and start state.
+def use_of(task: Task) -> Use:
+    """What a held-out task is for: `monitoring` measures a run before and after, `evaluation` scores its result.
+
+    The instruction alone decides, so the two share no instruction, whatever the seeds and counts.
+    """
+    return USES[hashlib.sha256(task.instruction.encode()).digest()[0] % 2]
+
+
+def heldout(name: str, use: Use, count: int, first_seed: int = 0) -> list[Task]:
+    """`count` different held-out tasks for one use, of successive seeds from `first_seed` on.
+
+    Raises TaskError when MOST_SEEDS seeds for each do not give that many.
+    """
+    return distinct(name, "heldout", count, first_seed, lambda task: use_of(task) == use)
+
+
+def distinct(
+    name: str, split: Split, count: int, first_seed: int = 0, wanted: Callable[[Task], bool] = lambda task: True
+) -> list[Task]:
+    """`count` wanted tasks of successive seeds, none equal to another by instruction and start state.
 
     Raises TaskError when MOST_SEEDS seeds for each do not give that many.
     """
     kept: dict[str, Task] = {}
     for seed in range(first_seed, first_seed + MOST_SEEDS * count):
         task = generate(name, seed, split)
-        kept.setdefault(task.content_hash, task)
+        if wanted(task):
+            kept.setdefault(task.content_hash, task)
         if len(kept) == count:
             break
     if len(kept) < count:

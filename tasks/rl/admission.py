@@ -7,10 +7,13 @@ trajectory whose oldest token is more than tau versions old is dropped and count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.rl.advantages import group_advantages
+from tasks.rl.advantages import group_advantages, repaired
+from tasks.rl.trajectory import NOT_SAMPLED
+
+FLAT = ("zero_variance", "no_tokens")  # reasons for which a group teaches nothing, although its episodes went well
 
 
 def admitted_groups(version: int, eta: int, groups_per_batch: int, updates: int) -> int:
@@ -29,7 +32,7 @@ class ReadyGroup:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of the ready groups: trained in this step (empty: wait) or dropped with a reason."""
+    """What becomes of the ready groups: trained in this step (None: wait) or dropped with a reason."""
 
     claim: tuple[int, ...] | None = None
     drop: dict[int, str] = field(default_factory=dict)
@@ -37,10 +40,15 @@ class Decision:
 
 def drop_reason(group: ReadyGroup, version: int, tau: int) -> str | None:
     """Why a group cannot be trained on at `version`; None if it can."""
-    valid = [first for first, reward in zip(group.first_versions, group.rewards, strict=True) if reward is not None]
+    if repaired(group.rewards) is None:
+        return "environment"
     if group_advantages(group.rewards) is None:
-        return "environment" if 2 * len(valid) <= len(group.rewards) else "zero_variance"
-    return "stale" if version - min(valid) > tau else None
+        return "zero_variance"
+    pairs = zip(group.first_versions, group.rewards, strict=True)
+    sampled = [first for first, reward in pairs if reward is not None and first != NOT_SAMPLED]
+    if not sampled:
+        return "no_tokens"  # the model wrote nothing, as where the prompt does not fit: rewards alone train nothing
+    return "stale" if version - min(sampled) > tau else None
 
 
 def choose_batch(
@@ -48,16 +56,23 @@ def choose_batch(
 ) -> Decision:
     """Fills the batch of step `version` with the oldest usable groups.
 
-    `consumed` groups were already dropped at this step. A batch is also closed, smaller or empty, once
-    `oversample` batches' worth of groups went into it: a policy with nothing left to learn ends its run.
+    `consumed` groups that teach nothing (FLAT) were already dropped at this step. A batch is also closed, smaller,
+    once they and the usable ones are `oversample` batches' worth. Groups that failed or are stale exhaust nothing:
+    others take their place. A batch is never empty.
     """
     drops = {group.id: reason for group in ready if (reason := drop_reason(group, version, tau))}
     usable = [group.id for group in ready if group.id not in drops][:groups_per_batch]
-    exhausted = consumed + len(drops) + len(usable) >= oversample * groups_per_batch
+    flat = consumed + sum(reason in FLAT for reason in drops.values())
+    exhausted = flat + len(usable) >= oversample * groups_per_batch
     full = len(usable) == groups_per_batch
-    return Decision(claim=tuple(usable) if full or exhausted else None, drop=drops)
+    return Decision(claim=tuple(usable) if usable and (full or exhausted) else None, drop=drops)
+
+
+def exhausted(dropped: Mapping[str, int], groups_per_batch: int, oversample: int) -> bool:
+    """Whether a step without a usable group has seen enough that teach nothing (by reason) to give up."""
+    return sum(dropped.get(reason, 0) for reason in FLAT) >= oversample * groups_per_batch
 
 
 def staleness(version: int, first_versions: Iterable[int]) -> int:
-    """`version - w0` of the oldest trajectory; 0 for none."""
-    return max((version - first for first in first_versions), default=0)
+    """`version - w0` of the oldest trajectory in which a token was sampled; 0 for none."""
+    return max((version - first for first in first_versions if first != NOT_SAMPLED), default=0)

@@ -8,6 +8,11 @@ from collections.abc import Sequence
 EPSILON = 1e-6
 
 
+def is_reward(value: float) -> bool:
+    """Whether a verdict's number can be a reward: from 0 to 1."""
+    return math.isfinite(value) and 0.0 <= value <= 1.0
+
+
 def repaired(rewards: Sequence[float | None]) -> list[int] | None:
     """For each place in the group, which sample fills it: itself, or a valid one where the environment failed.
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -150,7 +151,8 @@ class AgentLoop:
             self._answered(future)
         if self.engine.has_work:
             for completion in self.engine.step():
-                self._sampled(self._episodes[completion.session], completion)
+                episode = self._episodes[completion.session]
+                self._guarded(episode, partial(self._sampled, episode, completion))
 
     def _arrived(self) -> Iterator[Future[Any]]:
         """The answers that are there; with nothing to decode, waits a moment for the first."""
@@ -226,11 +228,18 @@ class AgentLoop:
 
     def _answered(self, future: Future[Any]) -> None:
         then, episode = self._pending.pop(future), self._episodes[self._owner.pop(future)]
-        problem = future.exception()
-        if problem is None:
-            then(future.result())
-            return
-        # A box that broke says nothing about the policy: the episode ends without a reward.
+        self._guarded(episode, lambda: then(future.result()))
+
+    def _guarded(self, episode: Episode, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as problem:
+            if episode.name not in self._episodes:  # it has ended: what failed is whoever took it over
+                raise
+            self._broken(episode, problem)
+
+    def _broken(self, episode: Episode, problem: Exception) -> None:
+        """A box that broke says nothing about the policy: the episode ends without a reward, and it alone."""
         self.engine.release(episode.name)
         self._pool.submit(_close_box, episode.box)
         self._hand_over(episode, episode.trajectory({}, f"{type(problem).__name__}: {problem}"))

@@ -39,7 +39,8 @@ class MicroBatch:
 def examples_of(group: Sequence[Judged]) -> list[Example]:
     """The group's samples with their advantages, a repaired place being filled by a copy of a valid sample."""
     places = group_advantages([judged.reward for judged in group]) or []
-    return [Example(group[index].trajectory, advantage) for index, advantage in places]
+    rows = [(group[index].trajectory, advantage) for index, advantage in places]
+    return [Example(trajectory, advantage) for trajectory, advantage in rows if trajectory is not None]
 
 
 def split_examples(examples: Sequence[Example], parts: int, seed: int) -> list[list[Example]]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from tasks.environments.registry import generate
 from tasks.judge import grade
 from tasks.rl.selection import random_reward
 from tasks.rl.trajectory import Trajectory
-from tasks.rl.worker import Every, Worker, worker_main
-from tasks.sandbox import Limits, open_sandbox
+from tasks.rl.worker import Every, Worker, boxes, worker_main
 
 GRADERS = 2  # verdicts under way at once; a grader mostly waits for its box
 BATCH = 16
@@ -27,29 +27,67 @@ Outcome = tuple[float | None, str | None]
 
 def run(worker: Worker) -> None:
     """The worker's body."""
-    with open_sandbox("bubblewrap", Limits()) as factory:
+    with boxes() as factory:
         judge_until_the_end(worker, factory)
 
 
 def judge_until_the_end(worker: Worker, factory: Any) -> None:
     """Leases, grades and records until the run ends."""
     settings = worker.spec.reinforce
-    expired = Every(settings.lease_seconds / 4)
+    renewal = Every(settings.lease_seconds / 4)
 
     def judge(trajectory: Trajectory) -> Outcome:
         if settings.reward == "random":
             return random_reward(worker.spec.seed, trajectory.group, trajectory.sample), None
         return verdict(trajectory, factory)
 
-    with ThreadPoolExecutor(GRADERS) as pool:
+    pool = ThreadPoolExecutor(GRADERS)
+    try:
         while not worker.should_stop():
-            if expired.due():
-                worker.store.release_expired()
             leased = worker.store.lease_finished(worker.name, BATCH, settings.lease_seconds)
-            for trajectory, (reward, error) in zip(leased, pool.map(judge, leased), strict=True):
-                worker.store.record_verdict(trajectory.group, trajectory.sample, worker.name, reward, error)
+            _judge_all(worker, pool, judge, leased, renewal)
             if not leased:
+                _keep_leases(worker, renewal)
                 time.sleep(IDLE_SECONDS)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judge_all(
+    worker: Worker,
+    pool: ThreadPoolExecutor,
+    judge: Callable[[Trajectory], Outcome],
+    leased: list[Trajectory],
+    renewal: Every,
+) -> None:
+    """Records each verdict as it comes; returns early when the worker is to stop."""
+    waiting = {pool.submit(judge, trajectory): trajectory for trajectory in leased}
+    while waiting and not worker.should_stop():
+        done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        for verdict_of in done:
+            _record(worker, waiting.pop(verdict_of), verdict_of)
+        _keep_leases(worker, renewal)
+
+
+def _record(worker: Worker, trajectory: Trajectory, verdict_of: Future[Outcome]) -> None:
+    """One verdict's error is that verdict's alone: it is attempted again, and the episode put aside after the last."""
+    key = (trajectory.group, trajectory.sample, worker.name)
+    problem = verdict_of.exception()
+    if problem is not None:
+        reason = f"the judge broke off with {type(problem).__name__}: {problem}"
+        worker.store.break_off_verdict(*key, reason)
+        worker.note(f"the verdict of {trajectory.task_id}: {reason}")
+        return
+    reward, error = verdict_of.result()
+    worker.store.record_verdict(*key, reward, error)
+    if error:
+        worker.note(f"the verdict of {trajectory.task_id} failed: {error}")
+
+
+def _keep_leases(worker: Worker, renewal: Every) -> None:
+    if renewal.due():
+        worker.store.renew(worker.name, worker.spec.reinforce.lease_seconds)
+        worker.store.release_expired()
 
 
 def verdict(trajectory: Trajectory, factory: Any) -> Outcome:

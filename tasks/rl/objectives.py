@@ -1,5 +1,8 @@
 """Policy-gradient objectives, chosen by name in `params.yaml`. All are losses to minimise.
 
+Log-ratios are bounded before they are exponentiated, so that a token whose two log-probabilities lie hundreds of
+nats apart gives a finite loss and gradient; no ratio below e^20 is changed by that.
+
 Every function gets four tensors of one shape: log p of the sampled tokens under the policy being trained
 (`log_probs`, the only one with a gradient), under the policy that sampled them (`rollout`), under the policy
 at the start of the batch (`proximal`, recomputed by the learner where `NEEDS_PROXIMAL` says so), and the
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,12 @@ def glm5_agentic(
 
     The ratio is a weight, not a path for the gradient, hence the explicit stop-gradient on `f(r) A`.
     """
-    ratio = torch.exp(log_probs.detach() - rollout)
+    ratio = bounded_ratio(log_probs.detach(), rollout)
     inside = (ratio > 1 - settings.clip_low) & (ratio < 1 + settings.clip_high)
-    weight = torch.where(inside, ratio, torch.zeros_like(ratio)) * advantages
-    return TokenLosses(-weight.detach() * log_probs, (~inside).to(log_probs.dtype))
+    zero = torch.zeros_like(ratio)
+    weight = torch.where(inside, ratio, zero) * advantages
+    kept = torch.where(inside, log_probs, zero)  # else 0 times an infinity would be NaN, here and in the gradient
+    return TokenLosses(-weight.detach() * kept, (~inside).to(log_probs.dtype))
 
 
 def grpo_icepop(
@@ -59,7 +66,7 @@ def grpo_icepop(
 
     `pop` keeps rho where trainer and sampler agree and is 0 where they do not; no gradient goes through it.
     """
-    mismatch = torch.exp(proximal - rollout).detach()
+    mismatch = bounded_ratio(proximal, rollout).detach()
     agree = (mismatch >= 1 / settings.icepop_beta) & (mismatch <= settings.icepop_beta)
     pop = torch.where(agree, mismatch, torch.zeros_like(mismatch))
     surrogate, clipped = _clipped_surrogate(log_probs, proximal, advantages, settings)
@@ -73,18 +80,24 @@ def decoupled_ppo(
 
     `-sg[pi_proximal / pi_rollout] * min(u A, clip(u) A)`, `u = pi / pi_proximal` (arXiv 2505.24298, section 5.2).
     """
-    correction = torch.exp(proximal - rollout).detach()
+    correction = bounded_ratio(proximal, rollout).detach()
     surrogate, clipped = _clipped_surrogate(log_probs, proximal, advantages, settings)
     return TokenLosses(-correction * surrogate, clipped.to(log_probs.dtype))
+
+
+def bounded_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """exp(numerator - denominator) of two log-probabilities, at most e^MAX_LOG_RATIO."""
+    return torch.exp((numerator - denominator).clamp(max=MAX_LOG_RATIO))
 
 
 def _clipped_surrogate(
     log_probs: Tensor, proximal: Tensor, advantages: Tensor, settings: ObjectiveSettings
 ) -> tuple[Tensor, Tensor]:
-    ratio = torch.exp(log_probs - proximal.detach())
+    ratio = bounded_ratio(log_probs, proximal.detach())
     bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    return surrogate, bounded * advantages < ratio * advantages
+    capped = log_probs - proximal >= MAX_LOG_RATIO  # no gradient goes through the bound
+    return surrogate, (bounded * advantages < ratio * advantages) | capped
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -21,14 +21,15 @@ from torch import Tensor
 
 from model import Transformer
 from model.checkpoint import save_tensors
-from tasks.errors import MachineError
+from tasks.rl.errors import NotFinite, RunStopped
+from tasks.rl.finite import not_finite
 
 MANIFEST = "manifest.json"
 LEARNER = "learner.safetensors"
 METRICS = "step.json"
 
 
-class PolicyError(MachineError):
+class PolicyError(RunStopped):
     """A policy folder is missing, truncated or altered."""
 
 
@@ -62,16 +63,20 @@ class PolicyStore:
         learner: Mapping[str, Tensor] | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Publishes weights as `version` (a number not yet used), the learner's state and step metrics beside them."""
+        """Publishes weights as `version` (a number not yet used), the learner's state and step metrics beside them.
+
+        Raises NotFinite, and publishes nothing, if a weight or a number of the learner's state is NaN or infinite.
+        """
         target = self.folder(version)
         if target.exists():
             raise PolicyError(f"The policy {target} is already published.")
+        _refuse_not_finite(f"The policy {target} was not published", {**dict(model.state_dict()), **(learner or {})})
         self._sweep()
         draft = self.root / f".draft-{version:06d}"
         model.save_pretrained(draft)
         if learner is not None:
             save_tensors(learner, draft / LEARNER)
-        (draft / METRICS).write_text(json.dumps(dict(metrics or {})), encoding="utf-8")
+        (draft / METRICS).write_text(json.dumps(dict(metrics or {}), allow_nan=False), encoding="utf-8")
         _write_manifest(draft, version)
         os.rename(draft, target)
         self._discard_old()
@@ -92,8 +97,20 @@ class PolicyStore:
         return folder
 
     def load(self, version: int) -> Transformer:
-        """The model of `version`, verified."""
-        return Transformer.from_pretrained(self.verify(version))
+        """The model of `version`, verified: its files are those published and all its weights are finite."""
+        model = Transformer.from_pretrained(self.verify(version))
+        _refuse_not_finite(f"The policy {self.folder(version)} is not used", model.state_dict())
+        return model
+
+    def load_latest(self) -> tuple[int, Transformer]:
+        """The newest policy. One that is discarded while it is read, for newer ones came, is no error."""
+        while True:
+            version = self.latest()
+            try:
+                return version, self.load(version)
+            except (PolicyError, OSError, ValueError):
+                if self.folder(version).exists() or self.latest() == version:
+                    raise
 
     def load_learner(self, version: int) -> dict[str, Tensor]:
         """The learner's state of `version`, empty if it was published without one."""
@@ -117,6 +134,11 @@ class PolicyStore:
             trash = self.root / f".trash-{version:06d}"
             os.rename(self.folder(version), trash)  # a half-deleted folder must not look published
             shutil.rmtree(trash, ignore_errors=True)
+
+
+def _refuse_not_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    if broken := not_finite(tensors):
+        raise NotFinite(f"{what}: {len(broken)} of its tensors are not finite, {broken[0]} among them.")
 
 
 def _write_manifest(folder: Path, version: int) -> None:

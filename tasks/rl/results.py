@@ -15,6 +15,7 @@ from tasks.rl.store import TrajectoryStore
 COLUMNS = (
     "step", "reward", "staleness", "mean_staleness", "entropy", "groups", "trajectories", "dropped", "masked_fraction",
     "ratio", "mismatch", "gradient_norm", "tokens", "tokens_per_second", "train_seconds", "seconds", "loss",
+    "skipped_steps",
 )  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def run_metrics(run_dir: Path, spec: RunSpec) -> dict[str, Any]:
     """The content of metrics/reinforce.json, `seconds` aside. Ends the run in the store."""
     store = TrajectoryStore(store_path(run_dir))
     store.end_run()
-    history, counts, dropped = store.history(), store.counts(), store.dropped()
+    history, counts, dropped, ending = store.history(), store.counts(), store.dropped(), store.ending()
     store.close()
     metrics: dict[str, Any] = family_metrics(run_dir)
     metrics |= {
@@ -31,12 +32,13 @@ def run_metrics(run_dir: Path, spec: RunSpec) -> dict[str, Any]:
         "sampled_trajectories": sum(counts.values()),
         "max_staleness": max((row["staleness"] for row in history), default=0),
         "staleness_bound": spec.reinforce.max_staleness,
-        "dropped_groups": dropped,
+        "dropped_groups": dropped,  # by reason
+        "skipped_steps": sum(row.get("skipped_steps", 0) for row in history),  # of the optimizer, not applied
         "reward": spec.reinforce.reward,
         "final_entropy": history[-1]["entropy"] if history else 0.0,
         "max_mismatch": max((row["mismatch"] for row in history), default=0.0),
     }
-    return metrics
+    return metrics | ({"ended_early": ending.sentence} if ending else {})
 
 
 def family_metrics(run_dir: Path) -> dict[str, Any]:
@@ -96,11 +98,19 @@ def _draw_families(axis: Any, families: Mapping[str, Any]) -> None:
     axis.legend()
 
 
+def _is_last(run_dir: Path, version: int, updates: int) -> bool:
+    store = TrajectoryStore(store_path(run_dir))
+    try:
+        return store.finished(updates) and store.version() == version
+    finally:
+        store.close()
+
+
 def write_checkpoint(run_dir: Path, spec: RunSpec, folder: Path, extra: Mapping[str, bytes]) -> str:
     """The last policy as a Hugging Face folder with the tokenizer's files; the SHA-256 of its weights."""
     policies = PolicyStore(policies_path(run_dir), spec.reinforce.keep_policies)
     version = policies.latest()
-    if version != spec.reinforce.updates:
+    if version == 0 or not _is_last(run_dir, version, spec.reinforce.updates):
         raise PolicyError(f"The run {run_dir} is at version {version} of {spec.reinforce.updates}; it is not finished.")
     source = Path(spec.checkpoint)
     tokenizer = {name: (source / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")

@@ -10,18 +10,18 @@ import sys
 
 import torch
 
-from model.engine import Engine
+from model.engine import Engine, NotFinite
 from tasks.environments.chat import Chat
 from tasks.environments.registry import generate
 from tasks.rl.admission import admitted_groups
 from tasks.rl.agent import AgentLimits, AgentLoop, BoxFactory, EpisodeSpec
+from tasks.rl.errors import RunStopped
 from tasks.rl.policy import PolicyStore
 from tasks.rl.selection import choose_task, sample_seed
 from tasks.rl.spec import policies_path
 from tasks.rl.store import Lease
 from tasks.rl.trajectory import Trajectory
-from tasks.rl.worker import Every, Worker, worker_main
-from tasks.sandbox import Limits, open_sandbox
+from tasks.rl.worker import Every, Worker, boxes, worker_main
 
 MODE = "sparse"
 
@@ -33,15 +33,25 @@ class Rollout:
         self.worker = worker
         self.settings = worker.spec.reinforce
         self.policies = PolicyStore(policies_path(worker.run_dir), self.settings.keep_policies)
-        version = self.policies.latest()
         length = self.settings.max_context
-        model = self.policies.load(version)
+        version, model = self.policies.load_latest()
         self.engine = Engine(model, self.settings.concurrency, length, mode=MODE, version=version)
         limits = AgentLimits(self.settings.max_action_tokens, length)
         self.loop = AgentLoop(self.engine, Chat.load(worker.spec.tokenizer), factory, limits, self._finished)
 
     def run(self) -> None:
-        """Until the run ends or the worker is told to stop."""
+        """Until the run ends or the worker is told to stop. Raises RunStopped when the policy cannot be sampled."""
+        try:
+            self._run()
+        except NotFinite as error:
+            raise RunStopped(
+                f"Policy {self.engine.version} cannot be sampled from: {error} The objective is"
+                f" {self.settings.objective}, the learning rate {self.settings.learning_rate:g}."
+            ) from error
+        finally:
+            self.loop.close()
+
+    def _run(self) -> None:
         swap, refill, leases = Every(0.2), Every(0.02), Every(self.settings.lease_seconds / 4)
         while not self.worker.should_stop():
             if swap.due():
@@ -52,13 +62,12 @@ class Rollout:
             if refill.due():
                 self.refill()
             self.loop.poll()
-        self.loop.close()
 
     def take_newest_policy(self) -> None:
         """Swaps the weights if a newer policy is published; running episodes continue under it."""
-        version = self.policies.latest()
-        if version > self.engine.version:
-            self.engine.swap_weights(self.policies.load(version).state_dict(), version)
+        if self.policies.latest() > self.engine.version:
+            version, model = self.policies.load_latest()
+            self.engine.swap_weights(model.state_dict(), version)
 
     def refill(self) -> None:
         """Leases planned episodes for the free places, planning new groups while they are admitted."""
@@ -90,12 +99,14 @@ class Rollout:
 
     def _finished(self, spec: EpisodeSpec, trajectory: Trajectory) -> None:
         self.worker.store.finish(trajectory, self.worker.name)
+        if trajectory.error:
+            self.worker.note(f"an episode of {spec.task.id} failed: {trajectory.error}")
 
 
 def run(worker: Worker) -> None:
     """The worker's body."""
     torch.set_num_threads(worker.spec.reinforce.threads)
-    with open_sandbox("bubblewrap", Limits()) as factory:
+    with boxes() as factory:
         Rollout(worker, factory).run()
 
 

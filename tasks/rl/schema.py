@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS episodes (
         CHECK (state IN ('planned', 'running', 'finished', 'judging', 'judged')),
     worker TEXT,                            -- who holds the lease of a running or judging episode
     deadline REAL,                          -- Unix seconds at which that lease ends
-    attempts INTEGER NOT NULL DEFAULT 0,    -- how often a rollout worker took it
+    attempts INTEGER NOT NULL DEFAULT 0,    -- how often a worker took it and did not end it: rollout's, then judges'
     first_version INTEGER,
     last_version INTEGER,
     trajectory BLOB,
@@ -32,6 +32,16 @@ CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY,               -- trains version `step` into version `step + 1`
     state TEXT NOT NULL CHECK (state IN ('claimed', 'trained')),
     metrics TEXT                            -- JSON
+) STRICT;
+CREATE TABLE IF NOT EXISTS health (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    failures INTEGER NOT NULL,              -- episodes in a row whose environment failed; a reward ends the row
+    reason TEXT NOT NULL                    -- of the last of them
+) STRICT;
+CREATE TABLE IF NOT EXISTS ending (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    failed INTEGER NOT NULL,                -- 0: the run is done before its last step; 1: it cannot go on
+    sentence TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS episodes_by_state ON episodes (state, group_id);
 CREATE INDEX IF NOT EXISTS groups_by_state ON groups (state);

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import MachineError
-from tasks.rl.admission import Decision, ReadyGroup
+from tasks.rl import health, leases
+from tasks.rl.admission import FLAT, Decision, ReadyGroup
+from tasks.rl.advantages import is_reward
+from tasks.rl.errors import RunStopped
 from tasks.rl.schema import SCHEMA
-from tasks.rl.trajectory import Trajectory, from_bytes, to_bytes
+from tasks.rl.trajectory import Trajectory, TrajectoryError, from_bytes, to_bytes
 
 
-class StoreError(MachineError):
+class StoreError(RunStopped):
     """The trajectory store is missing, damaged, or was asked for an impossible change."""
 
 
@@ -38,9 +40,9 @@ class Lease:
 
 @dataclass(frozen=True)
 class Judged:
-    """A trajectory with its reward; None where the environment failed."""
+    """A trajectory with its reward; both None where the environment failed."""
 
-    trajectory: Trajectory
+    trajectory: Trajectory | None
     reward: float | None
 
 
@@ -57,6 +59,8 @@ class TrajectoryStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(SCHEMA)
+        except sqlite3.OperationalError:  # busy or full: another start may succeed
+            raise
         except sqlite3.DatabaseError as error:
             raise StoreError(f"The trajectory store {self.path} cannot be opened: {error}.") from error
 
@@ -98,12 +102,13 @@ class TrajectoryStore:
     def lease_planned(self, worker: str, limit: int, seconds: float) -> list[Lease]:
         """Takes up to `limit` planned episodes, oldest group first, for `seconds`."""
         with self._transaction() as db:
+            leases.put_aside(db, "running")
             rows = db.execute(
                 "SELECT group_id, sample, family, seed FROM episodes JOIN groups ON groups.id = group_id"
                 " WHERE episodes.state = 'planned' AND groups.state = 'open' ORDER BY group_id, sample LIMIT ?",
                 (limit,),
             ).fetchall()  # fmt: skip
-            self._lease(db, [row[:2] for row in rows], "running", worker, seconds)
+            leases.take(db, [row[:2] for row in rows], "running", worker, self.clock() + seconds)
         return [Lease(*row) for row in rows]
 
     def finish(self, trajectory: Trajectory, worker: str) -> bool:
@@ -115,51 +120,69 @@ class TrajectoryStore:
         state = "judged" if trajectory.error else "finished"
         with self._transaction() as db:
             changed = db.execute(
-                "UPDATE episodes SET state = ?, worker = NULL, deadline = NULL, trajectory = ?, error = ?,"
-                " first_version = ?, last_version = ?"
+                "UPDATE episodes SET state = ?, worker = NULL, deadline = NULL, attempts = 0, trajectory = ?,"
+                " error = ?, first_version = ?, last_version = ?"
                 " WHERE group_id = ? AND sample = ? AND state = 'running' AND worker = ?",
                 (state, to_bytes(trajectory), trajectory.error, versions[0] if versions else None,
                  versions[-1] if versions else None, trajectory.group, trajectory.sample, worker),
             ).rowcount  # fmt: skip
+            if changed and trajectory.error:
+                health.count_failure(db, trajectory.error)
         return changed == 1
 
     # --- judge -------------------------------------------------------------------------------------------------
 
     def lease_finished(self, worker: str, limit: int, seconds: float) -> list[Trajectory]:
-        """Takes up to `limit` finished episodes for judging, oldest group first."""
+        """Takes up to `limit` finished episodes for judging, oldest group first.
+
+        One whose verdict was attempted before comes last and alone: if it kills its judge, no other suffers for it.
+        """
         with self._transaction() as db:
+            leases.put_aside(db, "judging")
             rows = db.execute(
-                "SELECT group_id, sample, trajectory FROM episodes WHERE state = 'finished'"
-                " ORDER BY group_id, sample LIMIT ?",
+                "SELECT group_id, sample, trajectory, attempts FROM episodes WHERE state = 'finished'"
+                " ORDER BY attempts > 0, group_id, sample LIMIT ?",
                 (limit,),
             ).fetchall()
-            self._lease(db, [row[:2] for row in rows], "judging", worker, seconds)
-        return [from_bytes(row[2]) for row in rows]
+            rows = [row for row in rows if row[3] == 0] or rows[:1]
+            leases.take(db, [row[:2] for row in rows], "judging", worker, self.clock() + seconds)
+        return [trajectory for row in rows if (trajectory := self._decoded(row[:2], row[2], worker))]
+
+    def _decoded(self, key: tuple[int, int], data: bytes, worker: str) -> Trajectory | None:
+        try:
+            return from_bytes(data)
+        except TrajectoryError as error:
+            self.record_verdict(*key, worker, None, str(error))
+            return None
 
     def record_verdict(self, group: int, sample: int, worker: str, reward: float | None, error: str | None) -> bool:
-        """Stores a verdict; False, and no change, if the lease is no longer the worker's."""
+        """Stores a verdict; False, and no change, if the lease is no longer the worker's.
+
+        A reward that is no number from 0 to 1 says that the judge failed, and is stored as such.
+        """
         if (reward is None) == (error is None):
             raise StoreError(f"The verdict of sample {sample} of group {group} needs either a reward or an error.")
+        if reward is not None and not is_reward(reward):
+            reward, error = None, f"the judge gave the reward {reward}, which is no number from 0 to 1"
         with self._transaction() as db:
             changed = db.execute(
                 "UPDATE episodes SET state = 'judged', worker = NULL, deadline = NULL, reward = ?, error = ?"
                 " WHERE group_id = ? AND sample = ? AND state = 'judging' AND worker = ?",
                 (reward, error, group, sample, worker),
             ).rowcount
+            if changed and error is None:
+                health.count_success(db)
+            elif changed:
+                health.count_failure(db, error or "")
         return changed == 1
 
-    # --- leases ------------------------------------------------------------------------------------------------
+    def break_off_verdict(self, group: int, sample: int, worker: str, reason: str) -> bool:
+        """A verdict ended in an error of the judge's own: another attempt, or none if this was the last."""
+        with self._transaction() as db:
+            health.count_failure(db, reason)
+            return leases.break_off(db, (group, sample), worker, reason)
 
-    def _lease(
-        self, db: sqlite3.Connection, keys: Sequence[tuple[int, int]], state: str, worker: str, seconds: float
-    ) -> None:
-        taken = 1 if state == "running" else 0
-        deadline = self.clock() + seconds
-        db.executemany(
-            "UPDATE episodes SET state = ?, worker = ?, deadline = ?, attempts = attempts + ?"
-            " WHERE group_id = ? AND sample = ?",
-            [(state, worker, deadline, taken, *key) for key in keys],
-        )
+    # --- leases ------------------------------------------------------------------------------------------------
 
     def renew(self, worker: str, seconds: float) -> int:
         """Moves the deadline of all leases of a living worker; how many it still holds."""
@@ -169,24 +192,44 @@ class TrajectoryStore:
             ).rowcount
 
     def release(self, worker: str) -> int:
-        """Gives back every lease of a worker known to be dead; how many there were."""
-        return self._give_back("worker = ?", worker)
+        """Gives back every lease of a worker that ends; how many there were."""
+        with self._transaction() as db:
+            return leases.give_back(db, "worker = ?", worker, counts=False)
 
     def release_expired(self) -> int:
-        """Gives back the leases whose deadline has passed; how many there were."""
-        return self._give_back("deadline < ?", self.clock())
+        """Gives back the leases whose deadline has passed: attempts of workers that died. How many there were."""
+        with self._transaction() as db:
+            return leases.give_back(db, "deadline < ?", self.clock(), counts=True)
 
     def release_all(self) -> int:
         """Gives back every lease; for the start of a run, when no worker is alive."""
-        return self._give_back("worker IS NOT ?", None)
-
-    def _give_back(self, condition: str, value: object) -> int:
         with self._transaction() as db:
-            return db.execute(
-                "UPDATE episodes SET state = CASE state WHEN 'running' THEN 'planned' ELSE 'finished' END,"
-                f" worker = NULL, deadline = NULL WHERE state IN ('running', 'judging') AND {condition}",
-                (value,),
-            ).rowcount
+            return leases.give_back(db, "worker IS NOT ?", None, counts=False)
+
+    # --- the run -----------------------------------------------------------------------------------------------
+
+    def failures(self) -> health.Failures:
+        """Episodes in a row whose environment failed."""
+        return health.failures(self._connection)
+
+    def end(self, sentence: str, failed: bool) -> None:
+        """The run takes no further step; every worker reads it here and ends."""
+        with self._transaction() as db:
+            health.end(db, health.Ending(failed, sentence))
+
+    def ending(self) -> health.Ending | None:
+        """Why the run takes no further step; None while it may go on."""
+        return health.ending(self._connection)
+
+    def finished(self, updates: int) -> bool:
+        """Whether the last of `updates` steps is trained, or the run ended well before it."""
+        ending = self.ending()
+        return self.version() >= updates or (ending is not None and not ending.failed)
+
+    def start_again(self) -> None:
+        """For the start of a run, when no worker is alive: what stopped the last start may be over."""
+        with self._transaction() as db:
+            health.start_again(db)
 
     # --- learner -----------------------------------------------------------------------------------------------
 
@@ -197,22 +240,23 @@ class TrajectoryStore:
     def claim(self, step: int, decide: Callable[[Sequence[ReadyGroup], int], Decision]) -> list[int] | None:
         """The groups of `step`: those claimed before, or those `decide` picks; None while there are too few.
 
-        `decide` gets the ready groups and how many were already dropped at this step. Drops, claim and step are
-        one transaction, so a group belongs to one step for ever.
+        `decide` gets the ready groups and how many that teach nothing were already dropped at this step.
+        Drops, claim and step are one transaction, so a group belongs to one step for ever.
         """
         with self._transaction() as db:
-            if db.execute("SELECT 1 FROM steps WHERE step = ?", (step,)).fetchone():
-                rows = db.execute("SELECT id FROM groups WHERE step = ? AND state <> 'dropped' ORDER BY id", (step,))
-                return [row[0] for row in rows]
-            consumed = db.execute("SELECT count(*) FROM groups WHERE step = ?", (step,)).fetchone()[0]
+            rows = db.execute("SELECT id FROM groups WHERE step = ? AND state <> 'dropped' ORDER BY id", (step,))
+            if claimed := [row[0] for row in rows]:
+                return claimed
+            query = f"SELECT count(*) FROM groups WHERE step = ? AND reason IN ({', '.join('?' * len(FLAT))})"
+            consumed = db.execute(query, (step, *FLAT)).fetchone()[0]
             decision = decide(self._ready(db), consumed)
             for group, reason in decision.drop.items():
                 db.execute(
                     "UPDATE groups SET state = 'dropped', step = ?, reason = ? WHERE id = ?", (step, reason, group)
                 )
-            if decision.claim is None:
+            if not decision.claim:
                 return None
-            db.execute("INSERT INTO steps (step, state) VALUES (?, 'claimed')", (step,))
+            db.execute("INSERT OR REPLACE INTO steps (step, state) VALUES (?, 'claimed')", (step,))
             db.executemany(
                 "UPDATE groups SET state = 'claimed', step = ? WHERE id = ?", [(step, g) for g in decision.claim]
             )
@@ -234,7 +278,14 @@ class TrajectoryStore:
         rows = self._connection.execute(
             "SELECT trajectory, reward FROM episodes WHERE group_id = ? AND state = 'judged' ORDER BY sample", (group,)
         )
-        return [Judged(from_bytes(data), reward) for data, reward in rows]
+        return [Judged(from_bytes(data) if reward is not None else None, reward) for data, reward in rows]
+
+    def discard_batch(self, step: int, reason: str) -> None:
+        """Drops the groups claimed for `step`, which could not be trained on; the step then claims others."""
+        with self._transaction() as db:
+            db.execute("UPDATE groups SET state = 'dropped', reason = ? WHERE step = ? AND state = 'claimed'",
+                       (reason, step))  # fmt: skip
+            db.execute("DELETE FROM steps WHERE step = ? AND state = 'claimed'", (step,))
 
     def mark_trained(self, step: int, metrics: dict[str, Any]) -> None:
         """The batch of `step` is in the published policy `step + 1`. Repeating it changes nothing."""
@@ -242,7 +293,7 @@ class TrajectoryStore:
             if not db.execute("SELECT 1 FROM steps WHERE step = ?", (step,)).fetchone():
                 raise StoreError(f"Step {step} cannot be marked as trained: it was never claimed in {self.path}.")
             db.execute("UPDATE steps SET state = 'trained', metrics = ? WHERE step = ? AND state = 'claimed'",
-                       (json.dumps(metrics), step))  # fmt: skip
+                       (json.dumps(metrics, allow_nan=False), step))  # fmt: skip
             db.execute("UPDATE groups SET state = 'trained' WHERE step = ? AND state = 'claimed'", (step,))
 
     def end_run(self) -> int:
@@ -260,9 +311,12 @@ class TrajectoryStore:
         )
         return dict(rows.fetchall())
 
-    def dropped(self) -> dict[str, int]:
-        """Dropped groups by reason."""
-        rows = self._connection.execute("SELECT reason, count(*) FROM groups WHERE state = 'dropped' GROUP BY reason")
+    def dropped(self, step: int | None = None) -> dict[str, int]:
+        """Dropped groups by reason, of the whole run or of one step."""
+        rows = self._connection.execute(
+            "SELECT reason, count(*) FROM groups WHERE state = 'dropped' AND step IS coalesce(?, step) GROUP BY reason",
+            (step,),
+        )
         return dict(rows.fetchall())
 
     def history(self) -> list[dict[str, Any]]:

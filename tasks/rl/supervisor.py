@@ -8,43 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
+import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from tasks.config import Config
-from tasks.errors import MachineError
+from tasks.errors import MISTAKE, InputError, MachineError
+from tasks.rl.processes import PROGRAMS, OnLine, Patience, print_line, run_program
 from tasks.rl.spec import SPEC, RunSpec, measurement_path, policies_path, read_spec, store_path, write_spec
 from tasks.rl.store import TrajectoryStore
-from tasks.rl.worker import PARENT
 
+__all__ = ["KINDS", "PROGRAMS", "STATE", "OnLine", "RunRefused", "WorkerFailed", "finished", "measure", "prepare",
+           "print_line", "run_all", "run_worker"]  # fmt: skip
 KINDS = ("rollout", "judge", "learner")
-PROGRAMS = {
-    "rollout": "tasks.rl.rollout", "judge": "tasks.rl.judging", "learner": "tasks.rl.learner",
-    "measure": "tasks.benchmarks.measure",  # a program only: this package imports nothing of the benchmarks
-}  # fmt: skip
-BAD_INPUT = 2  # a worker's exit code where another start would end the same way
-MAX_RESTARTS = 20
-RESTART_SECONDS = 0.5
 STATE = Path(".longhaul/state")
-
-OnLine = Callable[[str], None]
 
 
 class WorkerFailed(MachineError):
     """A worker program ended for good before the run did."""
 
 
-def print_line(line: str) -> None:
-    """The default destination of the workers' lines."""
-    print(line, flush=True)
+class RunRefused(InputError):
+    """What the run is to start from cannot be used; another start would end the same way."""
 
 
 def prepare(config: Config, checkpoint: Path = Path("checkpoints/midtrain"), state: Path = STATE) -> Path:
@@ -62,15 +53,22 @@ def prepare(config: Config, checkpoint: Path = Path("checkpoints/midtrain"), sta
         _first_policy(run_dir, checkpoint, spec)
     store = TrajectoryStore(store_path(run_dir))
     store.release_all()
+    store.start_again()
     store.close()
     return run_dir
 
 
 def _first_policy(run_dir: Path, checkpoint: Path, spec: RunSpec) -> None:
     from model import Transformer
+    from tasks.rl.finite import not_finite
     from tasks.rl.policy import PolicyStore  # torch is needed for the first start only
 
     model = Transformer.from_pretrained(checkpoint)
+    if broken := not_finite(model.state_dict()):
+        raise RunRefused(
+            f"The checkpoint {checkpoint} cannot be reinforced: {len(broken)} of its tensors hold NaN or infinities,"
+            f" {broken[0]} among them."
+        )
     policies = PolicyStore(policies_path(run_dir), spec.reinforce.keep_policies)
     if not policies.versions():
         policies.publish(model, 0)
@@ -80,7 +78,7 @@ def _first_policy(run_dir: Path, checkpoint: Path, spec: RunSpec) -> None:
 def _weights_hash(checkpoint: Path) -> str:
     path = checkpoint / "model.safetensors"
     if not path.is_file():
-        raise WorkerFailed(f"There is no checkpoint to reinforce: the file {path} does not exist; run midtrain first.")
+        raise RunRefused(f"There is no checkpoint to reinforce: the file {path} does not exist; run midtrain first.")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -92,103 +90,127 @@ def _spec_hash(spec: RunSpec) -> str:
 def run_worker(kind: str, run_dir: Path, on_line: OnLine = print_line, stop: threading.Event | None = None) -> int:
     """Runs the workers of one kind until the run's last step is trained; how often one was restarted.
 
-    Raises WorkerFailed if a worker refuses its input or dies again and again. `stop` ends them early.
+    Raises WorkerFailed if the run cannot go on or a worker dies again and again, and RunRefused if one refuses its
+    input. `stop` ends them early.
     """
     stop = stop or threading.Event()
     settings = read_spec(run_dir).reinforce
     count = {"rollout": settings.rollout_workers, "judge": settings.judge_workers}.get(kind, 1)
-    arguments = ["--run-dir", str(run_dir)]
     with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(_keep_running, kind, arguments, run_dir, on_line, stop) for _ in range(count)]
-        try:
-            return sum(worker.result() for worker in running)
-        except BaseException:
-            stop.set()
-            raise
+        running = [pool.submit(_keep_running, kind, run_dir, on_line, stop) for _ in range(count)]
+        return sum(_results(running, stop))
 
 
-def run_all(run_dir: Path, on_line: OnLine = print_line, extra: Sequence[Callable[[], object]] = ()) -> int:
-    """All kinds side by side (and the `extra` calls) until the run has ended; the number of restarts."""
+def run_all(
+    run_dir: Path, on_line: OnLine = print_line, extra: Sequence[Callable[[threading.Event], object]] = ()
+) -> int:
+    """All kinds side by side until the run has ended; the number of restarts.
+
+    The `extra` calls run beside them and get the event after which they must end. Whoever fails first ends all.
+    """
     stop = threading.Event()
     with ThreadPoolExecutor(len(KINDS) + len(extra)) as pool:
-        others = [pool.submit(call) for call in extra]
         workers = [pool.submit(run_worker, kind, run_dir, on_line, stop) for kind in KINDS]
-        try:
-            restarts = sum(worker.result() for worker in workers)
-            for other in others:
-                other.result()
-        except BaseException:
-            stop.set()
-            raise
-    return restarts
+        others: list[Future[Any]] = [pool.submit(call, stop) for call in extra]
+        _results([*workers, *others], stop)
+    return sum(worker.result() for worker in workers)
 
 
-def measure(run_dir: Path, when: str, on_line: OnLine = print_line) -> None:
+def measure(run_dir: Path, when: str, on_line: OnLine = print_line, stop: threading.Event | None = None) -> None:
     """Held-out families of the first ("before") or the last ("after") policy: a process a family, as many as cores.
 
     The results lie in the run folder; families measured before an interruption are not measured again.
     Raises WorkerFailed when a measurement ended early; the same call then does the rest.
     """
+    stop = stop or threading.Event()
     tasks = read_spec(run_dir).reinforce.evaluation
     waiting = [family for family in tasks if tasks[family] and not measurement_path(run_dir, when, family).exists()]
     families = sorted(waiting, key=lambda family: -tasks[family])  # the longest first
-    stop = threading.Event()
-    calls = [["--run-dir", str(run_dir), "--when", when, "--family", family] for family in families]
-    with ThreadPoolExecutor(max(1, min(len(calls), os.cpu_count() or 1))) as pool:
-        running = [pool.submit(_run_once, "measure", call, run_dir, on_line, stop) for call in calls]
-        try:
-            codes = [process.result() for process in running]
-        except BaseException:
-            stop.set()
-            raise
-    for family, code in zip(families, codes, strict=True):
-        if code:
-            raise WorkerFailed(f"The measurement of {family} {when} the run ended with code {code}; see the log above.")
+    with ThreadPoolExecutor(max(1, min(len(families), os.cpu_count() or 1))) as pool:
+        _results([pool.submit(_measure, family, when, run_dir, on_line, stop) for family in families], stop)
+
+
+def _measure(family: str, when: str, run_dir: Path, on_line: OnLine, stop: threading.Event) -> None:
+    last: deque[str] = deque(maxlen=1)
+    call = ["--run-dir", str(run_dir), "--when", when, "--family", family]
+    code = _run_once("measure", call, run_dir, on_line, stop, last)
+    if code and not stop.is_set():
+        raise WorkerFailed(f"The measurement of {family} {when} the run ended with code {code}{_words(last)}.")
 
 
 def finished(run_dir: Path) -> bool:
-    """Whether the run's last step is trained."""
+    """Whether the run takes no further step because it is done."""
+    return _with_store(run_dir, lambda store: store.finished(read_spec(run_dir).reinforce.updates))
+
+
+Answer = TypeVar("Answer")
+
+
+def _with_store(run_dir: Path, ask: Callable[[TrajectoryStore], Answer]) -> Answer:
     store = TrajectoryStore(store_path(run_dir))
     try:
-        return store.version() >= read_spec(run_dir).reinforce.updates
+        return ask(store)
     finally:
         store.close()
 
 
-def _keep_running(kind: str, arguments: Sequence[str], run_dir: Path, on_line: OnLine, stop: threading.Event) -> int:
-    for restarts in range(MAX_RESTARTS + 1):
-        code = _run_once(kind, arguments, run_dir, on_line, stop)
-        if stop.is_set() or finished(run_dir):
+def _results(running: Sequence[Future[Answer]], stop: threading.Event) -> list[Answer]:
+    """What the calls return; when one fails, or this thread is interrupted, the others are told to stop at once."""
+    try:
+        done, _ = wait(running, return_when=FIRST_EXCEPTION)
+        for call in done:
+            call.result()
+        return [call.result() for call in running]
+    except BaseException:
+        stop.set()
+        raise
+
+
+def _keep_running(kind: str, run_dir: Path, on_line: OnLine, stop: threading.Event) -> int:
+    """One place for a worker: how often its program was started again."""
+    restarts, patience, last = 0, Patience(), deque[str](maxlen=1)
+    while True:
+        code = _run_once(kind, ["--run-dir", str(run_dir)], run_dir, on_line, stop, last)
+        if stop.is_set() or _is_over(run_dir):
             return restarts
-        on_line(f"[reinforce] the {kind} worker ended with code {code}; starting it again")
-        time.sleep(RESTART_SECONDS)
-    raise WorkerFailed(f"The {kind} worker of {run_dir} died {MAX_RESTARTS + 1} times; see the log above.")
+        pause = patience.next_wait(_version(run_dir))
+        if pause is None:
+            raise WorkerFailed(
+                f"The {kind} worker of {run_dir} ended {patience.deaths} times without a step trained in between, the"
+                f" last time with code {code}{_words(last)}; the same command goes on from the last step."
+            )
+        on_line(f"[reinforce] the {kind} worker ended with code {code}; it starts again in {pause:g} s")
+        stop.wait(pause)
+        restarts += 1
 
 
-def _run_once(kind: str, arguments: Sequence[str], run_dir: Path, on_line: OnLine, stop: threading.Event) -> int:
-    """One life of a worker program; its lines go to `on_line`. Returns its exit code."""
-    threads = str(read_spec(run_dir).reinforce.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    environment[PARENT] = str(os.getpid())
-    command = [sys.executable, "-m", PROGRAMS[kind], *arguments]
-    last: deque[str] = deque(maxlen=1)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as process:
-        watcher = threading.Thread(target=_terminate_on, args=(stop, process), daemon=True)
-        watcher.start()
-        (run_dir / f"{kind}.pid").write_text(str(process.pid), encoding="utf-8")
-        for line in process.stdout or ():
-            last.append(line.rstrip("\n"))
-            on_line(last[-1])
-        code = process.wait()
-    if code == BAD_INPUT and not stop.is_set():
-        raise WorkerFailed(last[-1] if last else f"The {kind} worker of {run_dir} refused its input.")
+def _is_over(run_dir: Path) -> bool:
+    """Whether the run is done. Raises WorkerFailed if it cannot go on."""
+    try:
+        ending = _with_store(run_dir, lambda store: store.ending())
+        if ending is not None and ending.failed:
+            raise WorkerFailed(ending.sentence)
+        return finished(run_dir)
+    except sqlite3.OperationalError:  # busy, or on a full disk: no reason to give up before the worker does
+        return False
+
+
+def _version(run_dir: Path) -> int | None:
+    try:
+        return _with_store(run_dir, lambda store: store.version())
+    except sqlite3.OperationalError:
+        return None
+
+
+def _words(last: deque[str]) -> str:
+    return f" and the words {last[-1].rstrip('.')!r}" if last else ""
+
+
+def _run_once(
+    kind: str, arguments: Sequence[str], run_dir: Path, on_line: OnLine, stop: threading.Event, last: deque[str]
+) -> int:
+    """One life of a worker program: its exit code. Raises RunRefused where another start would end the same way."""
+    code = run_program(kind, arguments, run_dir, on_line, stop, last)
+    if code == MISTAKE and not stop.is_set():
+        raise RunRefused(last[-1] if last else f"The {kind} worker of {run_dir} refused its input.")
     return code
-
-
-def _terminate_on(stop: threading.Event, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
-        if stop.wait(0.2):
-            process.terminate()
-            return

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass, field, fields
 import msgpack
 import numpy as np
 
-from tasks.errors import InputError
+from tasks.rl.errors import RunStopped
 
 FORMAT = 1
 _ARRAYS = {"token_ids": "<i4", "loss_mask": "u1", "log_probs": "<f4", "versions": "<i4"}
 NOT_SAMPLED = -1  # the version of a token that the model did not write
 
 
-class TrajectoryError(InputError):
-    """A stored trajectory cannot be read back."""
+class TrajectoryError(RunStopped):
+    """A trajectory cannot be trained on, or a stored one cannot be read back."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Trajectory:
         lengths = {len(getattr(self, name)) for name in _ARRAYS}
         if len(lengths) != 1:
             raise TrajectoryError(f"The lists of trajectory {self.task_id!r} differ in length: {sorted(lengths)}.")
+        if not np.isfinite(self.log_probs).all():
+            raise TrajectoryError(f"Trajectory {self.task_id!r} has log-probabilities that are not finite.")
 
     @property
     def first_version(self) -> int:
@@ -85,6 +87,8 @@ def from_bytes(data: bytes) -> Trajectory:
         raise TrajectoryError(f"A stored trajectory of {len(data)} bytes is not of format {FORMAT}.")
     if set(record) != {entry.name for entry in fields(Trajectory)}:
         raise TrajectoryError(f"A stored trajectory has the wrong fields: {sorted(record)}.")
-    for name, dtype in _ARRAYS.items():
-        record[name] = np.frombuffer(record[name], dtype=np.dtype(dtype)).tolist()
-    return Trajectory(**record)
+    try:
+        lists = {name: np.frombuffer(record[name], dtype=np.dtype(dtype)).tolist() for name, dtype in _ARRAYS.items()}
+    except (ValueError, TypeError) as error:
+        raise TrajectoryError(f"A stored trajectory of {len(data)} bytes has a broken list: {error}.") from error
+    return Trajectory(**{**record, **lists})

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tasks.sandbox.advice import advice, not_started
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import collect_files
 from tasks.sandbox.limits import CommandResult, Limits, SandboxError
@@ -99,9 +100,15 @@ class Box:
         if bytes(capture.reply) != b"ready\n":
             code = self._kill()
             said = capture.output.decode(errors="replace").strip() or f"it gave no reason (exit code {code})"
-            raise SandboxError(f"The sandbox could not start a box; bubblewrap said: {said}.")
-        pid = _namespace_pid(self._shell)
-        self._work = os.open(f"/proc/{pid}/root/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            raise not_started(said)
+        try:
+            pid = _namespace_pid(self._shell)
+            self._work = os.open(f"/proc/{pid}/root/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise SandboxError(
+                f"The sandbox could not open the folder /work of a box: {said}{advice(said)}."
+            ) from error
 
     def run(self, command: str, timeout: float | None = None) -> CommandResult:
         """Run `command` in the box's shell: folder and variables stay for the next one; stdin is /dev/null.
@@ -193,7 +200,7 @@ class Box:
         """What the command wrote before its answer is in the pipes already: take that and no more."""
         for descriptor in (self._pipes.output, self._pipes.report):
             for _ in range(REPORT_BYTES // CHUNK):
-                if descriptor is None or not select.select([descriptor], [], [], 0)[0]:
+                if descriptor is None or not _readable(descriptor):
                     break
                 data = os.read(descriptor, CHUNK)
                 if not data:
@@ -204,7 +211,7 @@ class Box:
         """Kill the first process of the box's PID namespace, and so all; return the exit code it ended with."""
         if self._alive:
             self._alive = False
-            if not select.select([self._shell], [], [], 0.0)[0]:
+            if not _readable(self._shell):
                 _signal(self._shell)
             try:
                 self._process.wait(5)
@@ -212,6 +219,13 @@ class Box:
                 self._process.kill()
                 self._process.wait()
         return self._process.returncode if self._process.returncode >= 0 else KILLED
+
+
+def _readable(descriptor: int) -> bool:
+    """Whether something is there to be read, or the other end is gone; `select` knows descriptors below 1024 only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _signal(process: int) -> None:

@@ -16,6 +16,11 @@ from tasks.sandbox.limits import Limits, SandboxError, SandboxUnavailable
 CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_MICROSECONDS = 100_000
 PREFIX = "longhaul-"
+NEEDED = "The sandbox level 'strict' needs writable control groups"
+ADVICE = (
+    "; where systemd runs, `systemd-run --user --scope -p Delegate=yes make run` has them, and "
+    "LONGHAUL_SANDBOX=namespaces asks for boxes without them, whose memory is bounded for each process only"
+)
 _numbers = itertools.count()
 
 
@@ -46,10 +51,13 @@ class ControlGroups:
         self._settings = _settings_v2(limits) if self.version == 2 else _settings_v1(limits)
         for parent in dict.fromkeys(parents):
             _sweep(parent)
-        for folder in self._parents:
-            folder.mkdir(exist_ok=True)
-            if self.version == 2:
-                _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+        try:
+            for folder in self._parents:
+                folder.mkdir(exist_ok=True)
+                if self.version == 2:
+                    _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+        except OSError as error:
+            raise SandboxUnavailable(f"{NEEDED}, but {folder} could not be made: {error.strerror}{ADVICE}.") from error
 
     def create(self, name: str) -> ControlGroup:
         """A group with its limits set and no process in it."""
@@ -104,8 +112,8 @@ def _find_parents(process: Path) -> tuple[int, list[Path]]:
             return 2, [folder]
     missing = [name for name, folder in zip(CONTROLLERS, v1, strict=True) if folder not in found or folder is None]
     raise SandboxUnavailable(
-        f"The sandbox level 'strict' needs writable control groups, but the controllers {', '.join(missing)} "
-        "can be used neither through cgroup v1 nor through a cgroup v2 folder delegated to this user."
+        f"{NEEDED}, but the controllers {', '.join(missing)} can be used neither through cgroup v1 nor through a "
+        f"cgroup v2 folder delegated to this user{ADVICE}."
     )
 
 

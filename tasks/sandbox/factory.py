@@ -3,26 +3,27 @@
 import itertools
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from tasks.sandbox.box import Box
 from tasks.sandbox.cgroup import ControlGroups
 from tasks.sandbox.launch import (
+    ETC,
     bubblewrap_arguments,
+    bubblewrap_version,
+    disks,
     find_interpreter,
     find_programs,
-    host_user,
-    make_etc,
     serve_script,
-    user_switch,
 )
 from tasks.sandbox.limits import Limits, SandboxError, SandboxUnavailable
 from tasks.sandbox.seccomp import MACHINES, seccomp_program
 from tasks.sandbox.start import Ends, open_ends, place, start_process
+from tasks.sandbox.users import box_user, host_users, user_switch
 
 LEVELS = ("strict", "namespaces")
+LEVEL = "LONGHAUL_SANDBOX"
 # Run in the first box: every line names a wall and succeeds only where it stands.
 SELF_TEST = {
     "own user": '[ "$(id -u)" = 1000 ]',
@@ -33,6 +34,20 @@ SELF_TEST = {
     "seccomp filter": "grep -q '^Seccomp:.*2' /proc/self/status && ! unshare --user true 2>/dev/null",
     "Python": '"$PYTHON" -I -S -c pass',
 }
+# Run as well where no control group bounds the number of processes: the kernel's own bound is none for root's boxes.
+BOUND_TEST = """\
+import os, sys
+read, write = os.pipe()
+try:
+    for _ in range(int(sys.argv[1])):
+        if os.fork() == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+except OSError:
+    sys.exit(0)
+sys.exit("more processes than the limit could be started")
+"""
 
 
 class SandboxFactory:
@@ -44,11 +59,12 @@ class SandboxFactory:
     def __init__(self, limits: Limits, level: str) -> None:
         self.limits, self.level = limits, level
         self._bwrap, self._bash = find_programs()
-        self._interpreter = find_interpreter()
+        self._users = host_users()
+        self._interpreter = find_interpreter(own_user=bool(self._users))
+        self._first, made = disks(limits, bubblewrap_version(self._bwrap))
+        self._arguments = bubblewrap_arguments(self._interpreter, made)
         self._filter = _filter_for_this_machine()
         self._groups = ControlGroups(limits) if level == "strict" else None
-        self._etc = make_etc()
-        self._arguments = bubblewrap_arguments(self._etc, self._interpreter, limits)
         self._numbers = itertools.count()
         # bubblewrap dies with the thread that started it, so one that lives as long as the factory starts all.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-start")
@@ -77,8 +93,8 @@ class SandboxFactory:
         Raises SandboxError when a path leaves its folder or the box does not start.
         """
         number = next(self._numbers)
-        user = host_user(number)
-        contents = {**place("/work", files), **place("/tests", tests or {})}
+        user = box_user(self._users, number)
+        contents = {**ETC, **place("/work", files), **place("/tests", tests or {})}
         ends = open_ends(self._filter, contents, report, user)
         group = self._groups.create(f"box-{number}") if self._groups is not None else None
         try:
@@ -101,14 +117,13 @@ class SandboxFactory:
         self._starter.shutdown()
         if self._groups is not None:
             self._groups.close()
-        shutil.rmtree(self._etc, ignore_errors=True)
 
     def check(self) -> None:
         """Open a box and try its walls; SandboxUnavailable names the first that does not stand."""
         try:
             with self.box({}) as box:
                 box.run(f"PYTHON={self.python}")
-                for wall, command in SELF_TEST.items():
+                for wall, command in self._walls().items():
                     result = box.run(command)
                     if result.exit_code != 0:
                         raise SandboxUnavailable(
@@ -118,9 +133,15 @@ class SandboxFactory:
         except SandboxError as error:
             raise SandboxUnavailable(f"The sandbox level '{self.level}' is not available: {error}") from error
 
+    def _walls(self) -> dict[str, str]:
+        if self._groups is not None:
+            return SELF_TEST
+        bound = f"\"$PYTHON\" -I -S -c '{BOUND_TEST}' {self.limits.processes}"
+        return SELF_TEST | {"a bound on processes": bound}
+
     def _argv(self, user: int | None, ends: Ends) -> list[str]:
         theirs = ends.theirs
-        argv = [*user_switch(user), self._bwrap, *self._arguments]
+        argv = [*user_switch(user), *self._first, self._bwrap, *self._arguments]
         argv += ["--info-fd", str(theirs["info"]), "--seccomp", str(theirs["filter"])]
         for path, descriptor in ends.files.items():
             argv += ["--perms", "0644", "--file", str(descriptor), path]
@@ -129,20 +150,24 @@ class SandboxFactory:
 
     def _describe(self) -> str:
         groups = f", cgroup v{self._groups.version}" if self._groups is not None else ", no cgroup"
-        user = "own uid" if os.geteuid() == 0 else "caller's uid mapped"
+        user = "own uid" if self._users else "caller's uid mapped"
         return f"bubblewrap {self.level}: namespaces, {user}, no capabilities, seccomp{groups}"
 
 
-def open_sandbox(kind: str = "bubblewrap", limits: Limits | None = None, level: str = "strict") -> SandboxFactory:
+def open_sandbox(kind: str = "bubblewrap", limits: Limits | None = None, level: str | None = None) -> SandboxFactory:
     """A factory of boxes, tried out once.
 
     Level "strict" is namespaces, seccomp and control groups; "namespaces" is the same without control groups, and
-    must be asked for by name. Raises SandboxUnavailable if the machine cannot give the level: there is no fallback.
+    must be asked for by name: `level`, or else LONGHAUL_SANDBOX of the environment, as a machine without control
+    groups is one for every program of a run. Raises SandboxUnavailable if the machine cannot give the level: there is
+    no fallback.
     """
+    level = level or os.environ.get(LEVEL) or "strict"
     if kind != "bubblewrap":
         raise SandboxUnavailable(f"The sandbox kind {kind!r} is not known; the one that is there is 'bubblewrap'.")
     if level not in LEVELS:
-        raise SandboxUnavailable(f"The sandbox level {level!r} is not known; there are {' and '.join(LEVELS)}.")
+        known = " and ".join(LEVELS)
+        raise SandboxUnavailable(f"The sandbox level {level!r} is not known; there are {known} ({LEVEL} names one).")
     factory = SandboxFactory(limits or Limits(), level)
     try:
         factory.check()

@@ -6,15 +6,17 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 
+from tasks.sandbox.advice import advice, not_started
 from tasks.sandbox.box import Pipes
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import check_path
 from tasks.sandbox.limits import SandboxError
 
 PIPE_BYTES = 1 << 18
-FIRST_INHERITED = 64
+FIRST_INHERITED = 10  # the shell's own redirections (the report is 9) name one digit
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,71 @@ class Ends:
             os.close(descriptor)
 
 
+class _Opened:
+    """What is opened for a box, so that all of it can be closed where the rest cannot be opened."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+
+    def pipe(self) -> tuple[int, int]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._descriptors += [read, write]
+        return read, write
+
+    def high(self, descriptor: int) -> int:
+        """The same file under a number that no redirection of the shell hits."""
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_INHERITED)
+        os.close(descriptor)
+        self._descriptors[self._descriptors.index(descriptor)] = high
+        return high
+
+    def memory(self, content: str | bytes) -> int:
+        """A file in memory, read from its beginning."""
+        descriptor = os.memfd_create("longhaul", os.MFD_CLOEXEC)
+        self._descriptors.append(descriptor)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+
 def open_ends(filter_program: bytes, files: Mapping[str, str | bytes], report: bool, user: int | None) -> Ends:
     """Pipes for a box, its system-call filter, and its `files` (absolute path in the box: content) in memory.
 
     Only the output pipe belongs to the box's `user`, who may open it again as /dev/stdout; the others it may not.
+    Raises SandboxError, with nothing left open, where this process may open no more.
     """
-    commands_read, commands = os.pipe2(os.O_CLOEXEC)
-    output, output_write = os.pipe2(os.O_CLOEXEC)
-    reply, reply_write = os.pipe2(os.O_CLOEXEC)
-    info, info_write = os.pipe2(os.O_CLOEXEC)
-    fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    opened = _Opened()
+    try:
+        return _open_ends(opened, filter_program, files, report, user)
+    except OSError as error:
+        opened.close()
+        said = error.strerror or str(error)
+        raise SandboxError(f"The sandbox could not open a box's pipes and files: {said}{advice(said)}.") from error
+
+
+def _open_ends(
+    opened: _Opened, filter_program: bytes, files: Mapping[str, str | bytes], report: bool, user: int | None
+) -> Ends:
+    commands_read, commands = opened.pipe()
+    output, output_write = opened.pipe()
+    reply, reply_write = opened.pipe()
+    info, info_write = opened.pipe()
+    with suppress(OSError):  # it is a user's share of all pipes that is used up: a smaller one does too
+        fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     if user is not None:
         os.fchown(output_write, user, user)
-    theirs = {"stdin": commands_read, "stdout": output_write, "reply": _high(reply_write), "info": info_write}
-    theirs["filter"] = _in_memory(filter_program)
+    theirs = {"stdin": commands_read, "stdout": output_write, "reply": opened.high(reply_write), "info": info_write}
+    theirs["filter"] = opened.memory(filter_program)
     report_read = None
     if report:
-        report_read, report_write = os.pipe2(os.O_CLOEXEC)
-        theirs["report"] = _high(report_write)
-    contents = {path: _in_memory(content) for path, content in files.items()}
+        report_read, report_write = opened.pipe()
+        theirs["report"] = opened.high(report_write)
+    contents = {path: opened.memory(content) for path, content in files.items()}
     return Ends(Pipes(commands, output, reply, report_read), info, theirs, contents)
 
 
@@ -63,8 +111,14 @@ def start_process(
     starter: Executor, argv: Sequence[str], ends: Ends, group: ControlGroup | None
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The bubblewrap process, and a pidfd of the box's shell, which is in `group` before it reads a command."""
-    process = starter.submit(_spawn, argv, ends).result()
-    ends.close_theirs()
+    try:
+        process = starter.submit(_spawn, argv, ends).result()
+    except (OSError, RuntimeError) as error:  # RuntimeError: the starter's thread itself could not be started
+        os.close(ends.info)
+        said = str(error)
+        raise SandboxError(f"The sandbox could not start {argv[0]}: {said}{advice(said)}.") from error
+    finally:
+        ends.close_theirs()
     with os.fdopen(ends.info, "rb") as info:
         text = info.read()
     try:
@@ -73,7 +127,7 @@ def start_process(
         process.kill()
         process.wait()
         said = os.read(ends.ours.output, 4096).decode(errors="replace").strip() or str(error)
-        raise SandboxError(f"The sandbox could not start a box; bubblewrap said: {said}.") from error
+        raise not_started(said) from error
 
 
 def _adopt(info: bytes, group: ControlGroup | None) -> int:
@@ -99,18 +153,3 @@ def _spawn(argv: Sequence[str], ends: Ends) -> subprocess.Popen[bytes]:
         env={},
         cwd="/",
     )
-
-
-def _high(descriptor: int) -> int:
-    """The same file under a number that the shell's own redirections (the report is 9) cannot hit."""
-    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_INHERITED)
-    os.close(descriptor)
-    return high
-
-
-def _in_memory(content: str | bytes) -> int:
-    descriptor = os.memfd_create("longhaul", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import MachineError
+from tasks.tracking.commit import git_commit
 from tasks.tracking.metrics import write_json
-from tasks.tracking.provenance import git_commit, provenance, stage_params
+from tasks.tracking.provenance import provenance, stage_params
 
 EXPERIMENT = "longhaul"
 STATE = Path(".longhaul/mlflow")

@@ -1,14 +1,13 @@
-"""What a result was made from: hashes of parameters and inputs, and the git commit.
+"""What a result was made from: hashes of parameters and inputs.
 
-The commit is no part of a stage's identity: the same parameters and data give the same files whatever else a commit
-changed, and files that name the commit would hash differently. The tracking run records it instead.
+The commit (tasks.tracking.commit) is no part of a stage's identity: the same parameters and data give the same files
+whatever else a commit changed, and files that name it would hash differently. The tracking run records it instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -76,24 +75,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as longhaul.json records it for model.safetensors."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def git_commit() -> str:
-    """The commit checked out, with `-dirty` where tracked files differ; `unknown` outside a repository.
-
-    What a run writes or hashes itself does not count: metrics, dvc.lock and params.yaml.
-    """
-    head = _git("rev-parse", "HEAD")
-    if not head:
-        return "unknown"
-    others = [f":(exclude,top){path}" for path in ("metrics", "dvc.lock", "params.yaml")]
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others)
-    return f"{head}-dirty" if changed else head
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _digest(data: bytes) -> str:

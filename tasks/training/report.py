@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tasks.config import Config
 from tasks.tracking import Tracker, run
+from tasks.training.launcher import launched
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -34,7 +34,8 @@ class Reporter:
 @contextmanager
 def reporting(stage: str, config: Config, inputs: Sequence[Path]) -> Iterator[Reporter]:
     """A reporter that writes to the stage's MLflow run on rank 0 and nowhere on the others."""
-    if os.environ.get("RANK", "0") != "0":
+    launch = launched()
+    if launch is not None and launch.rank != 0:
         yield Reporter(None)
         return
     with run(stage, config, list(inputs)) as tracker:

@@ -144,7 +144,7 @@ def test_what_is_no_whole_number(text: str) -> None:
         whole(1)(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "0", "-1", "1e999"])
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "-1", "1e999"])
 def test_what_is_no_number_of_seconds(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="no number of seconds"):
         seconds(text)

@@ -44,19 +44,19 @@ def test_environment_errors_stay_in_the_denominator_and_are_counted() -> None:
 
 @pytest.mark.parametrize("family", ["shell", "chain", "repair"])
 def test_heldout_tasks_are_distinct_and_repeatable(family: str) -> None:
-    tasks = heldout_tasks(family, 20)
+    tasks = heldout_tasks(family, 20, "evaluation")
     assert len({task.content_hash for task in tasks}) == 20
     assert {task.split for task in tasks} == {"heldout"}
-    assert heldout_tasks(family, 20) == tasks
+    assert heldout_tasks(family, 20, "evaluation") == tasks
 
 
 def test_too_many_tasks_are_refused() -> None:
-    with pytest.raises(BenchmarkError, match="fewer than"):
-        heldout_tasks("shell", 0, first_seed=0)
+    with pytest.raises(BenchmarkError, match="needs a task or more"):
+        heldout_tasks("shell", 0, "evaluation")
 
 
 def test_sampling_seeds_depend_on_task_and_sample_only() -> None:
-    tasks = heldout_tasks("shell", 3)
+    tasks = heldout_tasks("shell", 3, "evaluation")
     specs = episode_specs(tasks, 4, 1.0)
     assert len({spec.seed for spec in specs}) == 12
     assert {spec.seed for spec in episode_specs(tasks[1:], 2, 1.0)} < {spec.seed for spec in specs}

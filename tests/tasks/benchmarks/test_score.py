@@ -115,21 +115,21 @@ def test_scores_are_written_whole(sandbox: Sandbox, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "status", "sentence"),
     [
-        (StatisticsError("An estimate needs at least one value and none was given."), "needs at least one value"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "were not written to"),
+        (StatisticsError("An estimate needs at least one value and none was given."), 2, "needs at least one value"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "The disk is full"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(
-    error: Exception, sentence: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, status: int, sentence: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(score, "run_agentic", fail)
-    assert score.main(["checkpoint", str(tmp_path / "scores.json")]) == 2
+    assert score.main(["checkpoint", str(tmp_path / "scores.json")]) == status
     message = capsys.readouterr().err
     assert sentence in message
     assert message.endswith(".\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import socket
@@ -11,11 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.curation.documents import SourceError
-from tasks.curation.machine import Tally
 from tasks.curation.sources import read_sources
+from tasks.curation.tally import Tally
 
 RCLONE = shutil.which("rclone") or str(Path(sys.executable).parent / "rclone")
 KEY, SECRET = "longhaul-test", "longhaul-test-secret"
@@ -28,6 +31,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (root / "bucket" / "text" / "a.py").write_text("x = 1")
     (root / "bucket" / "text" / "deep" / "b.jsonl").write_text(json.dumps({"text": "from the bucket"}) + "\n")
     (root / "bucket" / "broken.jsonl").write_text("{\n")
+    _fill(root / "bucket" / "mixed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -50,6 +54,16 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(60)
+
+
+def _fill(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    (folder / "b.TXT.GZ").write_bytes(gzip.compress(b"text"))
+    (folder / "d.txt").write_bytes(b"x" * 5000)
+    (folder / "e.txt").touch()
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"text": ["row"], "date": pa.array([10**7], pa.date32())}), folder / "c.parquet")
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
@@ -105,7 +119,37 @@ def test_broken_object_names_the_line(endpoint: str) -> None:
         texts("s3://bucket/broken.jsonl", endpoint)
 
 
-def test_no_server_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+def test_no_server_is_one_sentence() -> None:
     with pytest.raises(SourceError, match=r"'s3://bucket/text' in curate\.sources cannot be listed"):
         texts("s3://bucket/text", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("source", "address", "words"),
+    [
+        ("s3://Bad_Bucket!/x", "http://127.0.0.1:9", "Invalid bucket name"),
+        ("s3://bucket/x", "no-address", "Invalid endpoint: no-address"),
+        ("S3://bucket/x", "http://127.0.0.1:9", "cannot be listed"),
+    ],
+)
+def test_a_wrong_bucket_or_endpoint_is_one_sentence(source: str, address: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        texts(source, address)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_credentials_is_one_sentence(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(SourceError, match="cannot be listed: Unable to locate credentials"):
+        texts("s3://bucket/text", endpoint)
+
+
+def test_what_a_bucket_holds_beside_text_is_counted(endpoint: str) -> None:
+    tally = Tally()
+    documents = list(read_sources(["s3://bucket/mixed"], 10**6, tally, endpoint, 1000))
+    assert [document.id for document in documents] == ["source0/b.TXT.GZ", "source0/c.parquet:1"]
+    assert tally.skipped == {"other_suffix": 1, "damaged": 1}
+    assert tally.drops == {"form.too_long": (1, 5000), "empty": (1, 0)}

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.curation.documents import RawDocument, SourceError, kind_of
-from tasks.curation.machine import Root, Tally, read_machine
+from tasks.curation.machine import Root, read_machine
 from tasks.curation.sources import read_sources
+from tasks.curation.tally import Tally
 
 
 def zstd(data: bytes) -> bytes:
@@ -136,17 +137,27 @@ def machine_folder(folder: Path) -> Root:
     return Root("packages", folder, frozenset({".py"}), 1.0, frozenset({"tasks"}))
 
 
+def scan(roots: tuple[Root, ...], budget: int) -> tuple[list[RawDocument], Tally]:
+    """What the machine gives until the budget is spent."""
+    tally, documents = Tally(), []
+    for item in read_machine(roots, budget, 10**6):
+        if tally.spent >= budget:
+            break
+        tally.add(item)
+        documents += [item] if isinstance(item, RawDocument) else []
+    return documents, tally
+
+
 def test_machine_scan_skips_tests_caches_and_own_code_and_counts_what_is_not_utf8(tmp_path: Path) -> None:
-    tally = Tally()
-    documents = list(read_machine((machine_folder(tmp_path),), 10_000, tally))
+    documents, tally = scan((machine_folder(tmp_path),), 10_000)
     assert sorted(d.id for d in documents) == ["packages/a.py", "packages/pkg/b.py"]
-    assert (tally.not_utf8_documents, tally.not_utf8_bytes) == (1, 6)
+    assert tally.drops == {"not_utf8": (1, 6)}
     assert tally.total_documents == 3
 
 
 def test_machine_order_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     roots = machine_folder(tmp_path / "one"), machine_folder(tmp_path / "some" / "where")
-    orders = [[d.id for d in read_machine((root,), 10_000, Tally())] for root in roots]
+    orders = [[d.id for d in scan((root,), 10_000)[0]] for root in roots]
     assert orders[0] == orders[1]
     assert len(orders[0]) == 2
 
@@ -157,15 +168,86 @@ def test_machine_gives_what_one_root_leaves_to_the_others(tmp_path: Path) -> Non
         for number in range(count):
             (tmp_path / name / f"{number}.txt").write_text("x" * 100)
     roots = tuple(Root(name, tmp_path / name, frozenset(), 0.5) for name in ("small", "large"))
-    tally = Tally()
-    list(read_machine(roots, 800, tally))
-    assert tally.bytes == {"small": 100, "large": 700}
+    assert scan(roots, 800)[1].bytes == {"small": 100, "large": 700}
 
 
 def test_compressed_manual_is_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "ls.1.gz").write_bytes(gzip.compress(b"list directory contents"))
     (tmp_path / "broken.1.gz").write_bytes(b"\x1f\x8b\x08\xff\xff")
+    documents, tally = scan((Root("manual", tmp_path, frozenset({".1"}), 1.0),), 1000)
+    assert [d.text for d in documents] == ["list directory contents"]
+    assert tally.drops == {"not_utf8": (1, 5)}
+
+
+def test_machine_counts_what_it_passes_over(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.txt").write_text("a name that is not UTF-8")
+    (tmp_path / "large.txt").write_bytes(b"x" * 200_001)
+    (tmp_path / "link.txt").symlink_to("large.txt")
+    (tmp_path / "empty.txt").touch()
+    documents, tally = scan((Root("doc", tmp_path, frozenset(), 1.0),), 1000)
+    assert [d.id for d in documents] == ["doc/caf\\xe9.txt"]
+    assert tally.skipped == {"special": 1, "too_large": 1}
+    assert tally.drops == {"empty": (1, 0)}
+
+
+def tallied(*sources: str | Path, max_bytes: int, longest: int = 10**6) -> tuple[list[str], Tally]:
     tally = Tally()
-    root = Root("manual", tmp_path, frozenset({".1"}), 1.0)
-    assert [d.text for d in read_machine((root,), 1000, tally)] == ["list directory contents"]
-    assert tally.not_utf8_documents == 1
+    documents = list(read_sources([str(source) for source in sources], max_bytes, tally, "", longest))
+    return [document.id for document in documents], tally
+
+
+def test_a_huge_file_that_sorts_first_starves_nobody(tmp_path: Path) -> None:
+    with (tmp_path / "aaa.txt").open("wb") as stream:
+        stream.truncate(197_000_000)
+    for number in range(40):
+        (tmp_path / f"good{number:02}.txt").write_text("x" * 100)
+    ids, tally = tallied(tmp_path, max_bytes=22_000_000, longest=200_000)
+    assert len(ids) == 40
+    assert tally.drops == {"form.too_long": (1, 197_000_000)}
+    assert tally.spent == 4000
+
+
+def test_the_budget_is_shared_by_files_and_what_one_leaves_goes_to_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(*[f"{number:0100}" for number in range(1000)]))
+    (tmp_path / "b.jsonl").write_bytes(lines(*["y" * 100] * 1000))
+    (tmp_path / "c.txt").write_text("z" * 100)
+    ids, tally = tallied(tmp_path, max_bytes=10_000)
+    counts = {name: sum(f"/{name}" in identifier for identifier in ids) for name in ("a.jsonl", "b.jsonl", "c.txt")}
+    assert counts == {"a.jsonl": 50, "b.jsonl": 49, "c.txt": 1}
+    assert len(set(ids)) == 100
+    assert tally.skipped == {"over_budget": 2}
+
+
+def test_the_budget_is_shared_by_sources(tmp_path: Path) -> None:
+    for name, count in (("large", 100), ("small", 3), ("last", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "d.jsonl").write_bytes(lines(*[f"{name} {number:092}"[:100] for number in range(count)]))
+    ids, tally = tallied(tmp_path / "large", tmp_path / "small", tmp_path / "last", max_bytes=6000)
+    counts = [sum(identifier.startswith(f"source{number}/") for identifier in ids) for number in range(3)]
+    assert counts[1] == 3
+    assert min(counts[0], counts[2]) > 20
+    assert tally.spent == pytest.approx(6000, abs=100)
+
+
+def test_files_that_two_sources_name_are_read_once(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    ids, tally = tallied(tmp_path / "a.txt", tmp_path, tmp_path / "*.txt", tmp_path, max_bytes=1000)
+    assert ids == ["source0/a.txt", "source1/b.txt"]
+    assert tally.skipped == {"already_read": 8}
+
+
+def test_no_source_is_one_sentence() -> None:
+    with pytest.raises(SourceError, match=r"The list curate\.sources is empty"):
+        read()
+
+
+def test_what_is_wrong_in_a_folder_is_counted_and_in_a_named_file_refused(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("text")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    ids, tally = tallied(tmp_path, max_bytes=100)
+    assert ids == ["source0/good.txt"]
+    assert (tally.total_documents, tally.drops) == (2, {"not_utf8": (1, 4)})
+    with pytest.raises(SourceError, match=r"latin\.txt is not UTF-8"):
+        read(tmp_path / "latin.txt")

@@ -87,6 +87,6 @@ def test_no_bubblewrap_is_one_sentence_and_nothing_is_written(
         WarmBox()
     monkeypatch.setattr(demonstrate, "OUT", tmp_path / "data")
     monkeypatch.setattr(demonstrate, "run", lambda config: WarmBox())
-    assert demonstrate.main([]) == 2
+    assert demonstrate.main([]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "data").exists()

@@ -1,9 +1,11 @@
 """Admission control and the choice of a batch."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rl.admission import ReadyGroup, admitted_groups, choose_batch, staleness
+from tasks.rl.admission import ReadyGroup, admitted_groups, choose_batch, exhausted, staleness
 
 
 def _group(number, rewards=(1.0, 0.0), first=5):
@@ -37,9 +39,36 @@ def test_one_old_sample_makes_its_group_stale():
     assert choose_batch([group], 8, 4, 1, 0, 6).claim == (0,)
 
 
-def test_a_batch_closes_unfilled_when_nothing_is_left_to_learn():
+def test_a_batch_closes_unfilled_when_little_is_left_to_learn_and_is_never_empty():
     ready = [_group(number, (1.0, 1.0)) for number in range(4)]
-    assert choose_batch(ready, 5, 4, 2, 8, 6).claim == ()
+    assert choose_batch(ready, 5, 4, 2, 8, 6).claim is None
+    assert choose_batch([*ready, _group(4)], 5, 4, 2, 8, 6).claim == (4,)
+    assert choose_batch([*ready, _group(4)], 5, 4, 2, 6, 6).claim is None
+
+
+@given(st.lists(st.sampled_from(["environment", "stale", "usable"]), max_size=60))
+def test_failed_and_stale_groups_exhaust_nothing(kinds):
+    made = {
+        "environment": {"rewards": (None, 1.0)},
+        "stale": {"first": 0},
+        "usable": {},
+    }
+    ready = [_group(number, **made[kind]) for number, kind in enumerate(kinds)]
+    decision = choose_batch(ready, 5, 4, 8, 0, 2)
+    assert (decision.claim is None) == (kinds.count("usable") < 8)
+    assert not exhausted(Counter(decision.drop.values()), 8, 2)
+
+
+def test_a_group_in_which_nothing_was_sampled_trains_nothing():
+    group = ReadyGroup(0, (1.0, 0.0), (-1, -1))
+    assert choose_batch([group], 0, 4, 1, 0, 6).drop == {0: "no_tokens"}
+    assert choose_batch([ReadyGroup(0, (1.0, 0.0), (-1, 9))], 9, 4, 1, 0, 6).claim == (0,)
+    assert staleness(9, [-1, 8]) == 1
+
+
+def test_a_step_gives_up_on_groups_that_teach_nothing_alone():
+    assert exhausted({"zero_variance": 11, "no_tokens": 1, "environment": 99}, 2, 6)
+    assert not exhausted({"zero_variance": 11, "environment": 99, "stale": 99}, 2, 6)
 
 
 groups = st.lists(

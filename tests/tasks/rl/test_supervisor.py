@@ -19,7 +19,7 @@ QUICK = ["reinforce.updates=1", "reinforce.evaluation={shell: 2, chain: 0, repai
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(supervisor.WorkerFailed, match=r"midtrain.*model\.safetensors does not exist"):
+    with pytest.raises(supervisor.RunRefused, match=r"midtrain.*model\.safetensors does not exist"):
         supervisor.prepare(load_config(), tmp_path / "midtrain", tmp_path / "state")
     assert not (tmp_path / "state").exists()
 

@@ -12,7 +12,6 @@ import pytest
 
 from tasks.sandbox import Box, Limits, SandboxFactory, SandboxUnavailable, open_sandbox
 from tasks.sandbox import factory as factory_module
-from tasks.sandbox.launch import make_etc
 
 
 def descriptors() -> int:
@@ -136,20 +135,23 @@ def test_what_the_machine_cannot_give_is_refused(
         open_sandbox()
 
 
-def test_what_a_killed_program_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "longhaul-etc-4194304999-x").mkdir()
-    mine = tmp_path / f"longhaul-etc-{os.getpid()}-x"
-    mine.mkdir()
-    made = make_etc()
-    assert set(tmp_path.iterdir()) == {mine, made}
-
-
 def test_unknown_kinds_and_levels_are_refused() -> None:
     with pytest.raises(SandboxUnavailable, match="kind 'chroot' is not known"):
         open_sandbox("chroot")
     with pytest.raises(SandboxUnavailable, match="level 'none' is not known"):
         open_sandbox(level="none")
+
+
+def test_the_level_of_a_machine_may_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGHAUL_SANDBOX", "namespaces")
+    with open_sandbox() as factory:
+        assert factory.level == "namespaces"
+        assert "no cgroup" in factory.isolation
+    with open_sandbox(level="strict") as factory:
+        assert factory.level == "strict"
+    monkeypatch.setenv("LONGHAUL_SANDBOX", "none")
+    with pytest.raises(SandboxUnavailable, match=r"level 'none' is not known.*LONGHAUL_SANDBOX"):
+        open_sandbox()
 
 
 def test_torch_is_not_imported() -> None:

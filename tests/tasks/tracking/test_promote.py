@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence_and_moves_nothing(
     for free in (0, 20_000, 60_000, 500_000):  # for the run, its parameters, the copy, the upload
         leave(small, free)
         capsys.readouterr()
-        assert promote.main(["--set", "promote.name=small"]) == 2, free
+        assert promote.main(["--set", "promote.name=small"]) == 1, free
         message = capsys.readouterr().err
         assert message.startswith("The disk is full: the stage 'promote' could not write below "), free
         assert message.count("\n") == 1, free
