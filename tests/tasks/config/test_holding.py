@@ -187,6 +187,34 @@ def test_a_run_that_is_refused_wrote_nothing(folder: Path) -> None:
     assert (folder / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
 
 
+def test_a_run_that_ends_leaves_no_file_of_its_own(folder: Path) -> None:
+    for _ in range(2):
+        with held("make run") as hold:
+            begin(hold)
+        assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+    with pytest.raises(ConfigError):
+        parse_arguments("curate", ["--set", "seed=-1"])
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+
+
+def test_many_that_come_and_go_are_never_there_together(folder: Path) -> None:
+    program = """
+import os, sys
+from tasks.config import FolderInUse, held
+done = 0
+while done < 40:
+    try:
+        with held("one of many"):
+            os.close(os.open("alone", os.O_CREAT | os.O_EXCL))  # fails where another is inside
+            os.unlink("alone")
+            done += 1
+    except FolderInUse:
+        pass
+"""
+    together = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in together] == [(b"", 0)] * 4
+
+
 def test_copies_of_ended_runs_go_away(folder: Path) -> None:
     with held("make run") as hold:
         old = folder / ".longhaul/run/1-999.yaml"
