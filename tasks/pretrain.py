@@ -56,12 +56,11 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
         "letters": AdjacentRepeats(heldout.single_letters(tokenizer)),
         "tokens": AdjacentRepeats(np.arange(OBSERVATION + 1, tokenizer.get_vocab_size())),
     }
-    transformer = Transformer(config.model_config())
-    transformer.init_weights(config.seed)
+    transformer = Transformer(config.model_config(), config.seed)
     curve = train(transformer, Run("pretrain", plan, sources, config.seed, state, reporter.log))
     metrics = evaluate(transformer, tokenizer, config)
     metrics |= {"steps": len(curve), "tokens": tokens_seen(plan, curve)}
-    finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
+    finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve, attention="dense")
     metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()
