@@ -22,6 +22,14 @@ _MAY_BE_ZERO = {
 }  # fmt: skip
 
 
+def shown(value: object) -> str:
+    """A value as an error's sentence shows it: short, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print
+        return "a number too long to print"
+
+
 class ModelConfigError(ValueError):
     """A model configuration that describes no possible network; the message names the field."""
 
@@ -89,15 +97,15 @@ class ModelConfig:
             value = getattr(self, field.name)
             wanted = _number_wanted(field.name, str(field.type), value)
             if wanted is not None:
-                raise ModelConfigError(f"The model's {field.name} is {reprlib.repr(value)}, but it must be {wanted}.")
+                raise ModelConfigError(f"The model's {field.name} is {shown(value)}, but it must be {wanted}.")
         if self.attention not in ATTENTION:
             raise ModelConfigError(
-                f"The model's attention is {reprlib.repr(self.attention)}, but it must be 'dense' or 'sparse'."
+                f"The model's attention is {shown(self.attention)}, but it must be 'dense' or 'sparse'."
             )
         ends = self.eos_token_ids
         if not all(isinstance(end, int) and not isinstance(end, bool) and 0 <= end <= LARGEST for end in ends):
             raise ModelConfigError(
-                f"The model's eos_token_id is {reprlib.repr(self.eos_token_id)}, but it must be a token id or several."
+                f"The model's eos_token_id is {shown(self.eos_token_id)}, but it must be a token id or several."
             )
 
     @property
@@ -126,7 +134,7 @@ class ModelConfig:
             if len(given) != self.num_hidden_layers or not all(part in sorted(values) for part in given):
                 raise ModelConfigError(
                     f"The model's {name} must hold one of {sorted(values)} for each of the "
-                    f"{self.num_hidden_layers} layers, but it is {reprlib.repr(list(given))}."
+                    f"{self.num_hidden_layers} layers, but it is {shown(list(given))}."
                 )
         if self.indexer_types[0] == "shared":
             raise ModelConfigError("The model's first layer has indexer type 'shared', but no layer precedes it.")

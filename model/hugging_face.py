@@ -8,12 +8,11 @@ understood, known to change nothing, or refused by name.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from model.config import ModelConfig, ModelConfigError
+from model.config import ModelConfig, ModelConfigError, shown
 
 ARCHITECTURE, MODEL_TYPE = "GlmMoeDsaForCausalLM", "glm_moe_dsa"
 OURS = "longhaul"  # what only this project reads: {"attention": "dense", "index_topk": ...}
@@ -90,11 +89,13 @@ def write_values(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": theta,
         "rope_scaling": None,
         "bos_token_id": None,
-        "eos_token_id": eos if isinstance(eos, int) else list(eos),
+        "eos_token_id": eos if isinstance(eos, int) else list(eos) or None,
         "pad_token_id": None,  # transformers would never train the row of this token
         "dtype": "float32",
         "torch_dtype": "float32",
         "ep_size": 1,
+        "moe_router_dtype": "float32",
+        "pretraining_tp": 1,
         "use_cache": True,
     }  # fmt: skip
 
@@ -142,7 +143,7 @@ def _check_unknown(values: Mapping[str, Any]) -> None:
         off = value is None or value is False or value in ("", [], {})
         if name not in known and not name.startswith("_") and not off:
             raise ModelConfigError(
-                f"config.json sets {reprlib.repr(name)} to {reprlib.repr(value)}, which is not supported here; "
+                f"config.json sets {shown(name)} to {shown(value)}, which is not supported here; "
                 f"if it does not change what the network computes, delete it from the file."
             )
 
@@ -167,11 +168,11 @@ def _rope_theta(values: Mapping[str, Any]) -> Any:
         if rope is None:
             continue
         if not isinstance(rope, dict):
-            raise ModelConfigError(f"config.json sets {name} to {reprlib.repr(rope)}, but it must be an object.")
+            raise ModelConfigError(f"config.json sets {name} to {shown(rope)}, but it must be an object.")
         found.append(_plain_theta(name, rope))
     given = [theta for theta in found if theta is not None]
     if any(theta != given[0] for theta in given):
-        raise ModelConfigError(f"config.json gives two values of rope_theta, {given[0]!r} and {given[-1]!r}.")
+        raise ModelConfigError(f"config.json gives two values of rope_theta, {shown(given[0])} and {shown(given[-1])}.")
     return given[0] if given else _OPTIONAL["rope_theta"]
 
 
@@ -181,7 +182,7 @@ def _plain_theta(name: str, rope: Mapping[str, Any]) -> Any:
         plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}.get(key)
         if key != "rope_theta" and value is not None and not _same(value, plain):
             raise ModelConfigError(
-                f"config.json sets {name}.{reprlib.repr(key)[1:-1]} to {reprlib.repr(value)}, but this model supports "
+                f"config.json sets {name}.{shown(key)[1:-1]} to {shown(value)}, but this model supports "
                 f"unscaled rotary positions (rope_type 'default') only."
             )
     return rope.get("rope_theta")
@@ -200,7 +201,7 @@ def _names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if given is None:
         return ()
     if not isinstance(given, list) or not given:
-        raise ModelConfigError(f"config.json sets {name} to {reprlib.repr(given)}, but it must list a kind a layer.")
+        raise ModelConfigError(f"config.json sets {name} to {shown(given)}, but it must list a kind a layer.")
     return tuple(given)
 
 
@@ -215,7 +216,7 @@ def _shared_indexers(values: Mapping[str, Any], layers: Any) -> tuple[str, ...]:
     every, offset = (1 if every is None else every), (2 if offset is None else offset)
     for name, value in (("index_topk_freq", every), ("index_skip_topk_offset", offset)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelConfigError(f"config.json sets {name} to {reprlib.repr(value)}, but it must be at least 1.")
+            raise ModelConfigError(f"config.json sets {name} to {shown(value)}, but it must be at least 1.")
     if every == 1 or not isinstance(layers, int) or not 0 < layers <= 1000:
         return ()
     return tuple("shared" if max(layer - offset + 1, 0) % every else "full" for layer in range(layers))
@@ -237,10 +238,16 @@ def _check_derived(values: Mapping[str, Any], kept: Mapping[str, Any], config: M
             f"config.json sets {OURS}.attention to 'dense', but its index_topk, {kept['index_topk']}, selects less "
             f"than its max_position_embeddings, {config.max_position_embeddings}."
         )
+    heads = values.get("num_key_value_heads")
+    if isinstance(heads, int) and heads < config.num_attention_heads:
+        raise ModelConfigError(
+            f"config.json sets num_key_value_heads to {heads}, but every one of the {config.num_attention_heads} heads "
+            f"of this model has keys of its own."
+        )
     wanted = values.get("qk_head_dim")
     if wanted is not None and wanted != config.qk_head_dim:
         raise ModelConfigError(
-            f"config.json sets qk_head_dim to {reprlib.repr(wanted)}, but its qk_nope_head_dim and qk_rope_head_dim "
+            f"config.json sets qk_head_dim to {shown(wanted)}, but its qk_nope_head_dim and qk_rope_head_dim "
             f"add up to {config.qk_head_dim}."
         )
 
@@ -255,6 +262,4 @@ def _same(given: Any, wanted: Any) -> bool:
 
 
 def _unsupported(name: str, given: Any, supported: Any) -> ModelConfigError:
-    return ModelConfigError(
-        f"config.json sets {name} to {reprlib.repr(given)}, but this model supports {supported!r} only."
-    )
+    return ModelConfigError(f"config.json sets {name} to {shown(given)}, but this model supports {supported!r} only.")

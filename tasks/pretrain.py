@@ -13,7 +13,7 @@ from model import Transformer
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
 from tasks.disk import sentence
-from tasks.environments.chat import OBSERVATION
+from tasks.environments.chat import OBSERVATION, read_tokenizer
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
@@ -47,7 +47,7 @@ def phases(config: Config) -> list[Phase]:
 
 def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     """Trains, writes checkpoints/pretrain and returns the metrics. Raises as its parts do."""
-    tokenizer = Tokenizer.from_file(str(CORPUS / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(CORPUS / "tokenizer" / "tokenizer.json")
     lineage = provenance("pretrain", config, [CORPUS])
     plan = phases(config)
     state = ResumeState("pretrain", lineage)
