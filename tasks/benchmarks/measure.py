@@ -49,7 +49,7 @@ def evaluate(model: Transformer, spec: RunSpec, family: str) -> FamilyResult:
     torch.set_num_threads(settings.threads)
     engine = Engine(model, settings.concurrency, settings.max_context, mode=MODE)
     limits = AgentLimits(settings.max_action_tokens, settings.max_context)
-    chat = Chat.load(spec.tokenizer, vocab_size=model.config.vocab_size)
+    chat = Chat.load(spec.tokenizer)
     with open_sandbox("bubblewrap", Limits()) as factory:
         return evaluate_family(
             engine, chat, factory, family, settings.evaluation[family], 1,
