@@ -71,9 +71,8 @@ def test_a_second_run_gets_one_sentence_and_changes_nothing(command: list[str], 
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        f"Another run holds the folder {folder}: `make run SET=seed=1`, process {first.pid}, "
-    )
+    holder = f"`make run SET=seed=1`, process {first.pid}"
+    assert done.stderr.startswith(f"Another run holds the folder {folder}: {holder}, since ")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -148,7 +147,7 @@ def test_a_lock_file_that_says_nothing_still_locks(text: str, start: Start) -> N
 
 def test_a_stage_holds_the_folder_as_long_as_its_parameters_live(folder: Path, start: Start) -> None:
     config = parse_arguments("curate", [])
-    assert "python -m tasks.curate" in start("another").communicate()[1]
+    assert "python -m tasks.curate" in start("another", **{holding.TOKEN: ""}).communicate()[1]
     del config
     assert said(start("another")) == "holds"
 
@@ -188,6 +187,34 @@ def test_a_run_that_is_refused_wrote_nothing(folder: Path) -> None:
     with held("make run") as hold, pytest.raises(ConfigError, match="hidden_sizes"):
         begin(hold, ["seed=2", "model.hidden_sizes=3"])
     assert (folder / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_a_run_that_ends_leaves_no_file_of_its_own(folder: Path) -> None:
+    for _ in range(2):
+        with held("make run") as hold:
+            begin(hold)
+        assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+    with pytest.raises(ConfigError):
+        parse_arguments("curate", ["--set", "seed=-1"])
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+
+
+def test_many_that_come_and_go_are_never_there_together(folder: Path) -> None:
+    program = """
+import os, sys
+from tasks.config import FolderInUse, held
+done = 0
+while done < 40:
+    try:
+        with held("one of many"):
+            os.close(os.open("alone", os.O_CREAT | os.O_EXCL))  # fails where another is inside
+            os.unlink("alone")
+            done += 1
+    except FolderInUse:
+        pass
+"""
+    together = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in together] == [(b"", 0)] * 4
 
 
 def test_copies_of_ended_runs_go_away(folder: Path) -> None:
