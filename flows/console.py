@@ -8,7 +8,7 @@ from pathlib import Path
 from httpx import TransportError
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from flows.settings import HOME, prefect_address
+from flows.settings import HOME, given, prefect_page
 from tasks.cli import ending
 
 
@@ -35,5 +35,6 @@ def last_words(error: Exception, log: Path) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
-        return f"the Prefect server at {prefect_address().url} no longer answers; its log is {HOME}/logs/prefect.log."
+        log = "" if given("Prefect") else f"; its log is {HOME}/logs/prefect.log"
+        return f"the Prefect server at {prefect_page()} no longer answers{log}."
     return ending(error, "run")[1]

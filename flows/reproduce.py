@@ -15,6 +15,7 @@ from dvc.cli import main as dvc
 from dvc.dependency import param
 from dvc.utils import serialize
 
+from flows.repository import settle
 from tasks.cli import program
 from tasks.config import held
 from tasks.config.load import PARAMS
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m flows.reproduce COMMAND...`; DVC's exit status."""
     argv = sys.argv[1:] if argv is None else argv
     with held(f"dvc {' '.join(argv)}") as hold:
+        settle()
         if not hold.joined:  # a run of its own
             begin(hold)
         read_instead(Path(PARAMS).resolve(), hold.frozen(Path(PARAMS)))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from flows.servers import up
-from flows.settings import environment, mlflow_address, prefect_address
+from flows.settings import environment, mlflow_page, prefect_page
 from tasks.cli import Parser, ending, program
 from tasks.config.overrides import split_set
 
@@ -20,11 +20,13 @@ SET = "LONGHAUL_SET"  # the text of `make run SET="..."`, which neither make nor
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m flows.run [KEY=VALUE ...]`; holds the working folder to its end."""
     from tasks.config import held
+    from tasks.machine import check_machine
 
     parser = Parser(prog="python -m flows.run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
     overrides = parser.parse_args(argv).overrides
     given = os.environ.pop(SET, "")
+    check_machine()
     with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
         return _hold([*overrides, *split_set(given)])
 
@@ -33,13 +35,16 @@ def _hold(overrides: Sequence[str]) -> int:
     """Checks what can be checked, starts the servers and runs the pipeline; nothing is written before that."""
     from tasks.config import load_config
     from tasks.sandbox import open_sandbox
+    from tasks.tracking.commit import without_commit
 
     started = time.monotonic()
     load_config(overrides=overrides).model_config()
+    if notice := without_commit():
+        print(notice, flush=True)
     open_sandbox().close()  # now, and not when the first episode asks for it minutes later
     up()
     os.environ.update(environment())
-    print(f"Prefect {prefect_address().url}   MLflow {mlflow_address().url}", flush=True)
+    print(f"Prefect {prefect_page()}   MLflow {mlflow_page()}", flush=True)
     return _run(overrides, started)
 
 
@@ -61,9 +66,7 @@ def _run(overrides: Sequence[str], started: float) -> int:
         print(last_words(error, log), file=sys.stderr)
         return ending(error, "run")[0]
     print_table(time.monotonic() - started)
-    print(
-        f"Prefect  {prefect_address().url}/runs\nMLflow   {mlflow_address().url}/#/models\nReport   report/index.html"
-    )
+    print(f"Prefect  {prefect_page('/runs')}\nMLflow   {mlflow_page('/#/models')}\nReport   report/index.html")
     print("`make stop` ends the servers.")
     return 0
 

@@ -1,78 +1,127 @@
 """`python -m flows.servers up|stop|status`: the Prefect and MLflow servers, and a worker for the deployments.
 
-What was started is remembered in .longhaul/servers.json as process id and start time, so that `stop` ends these
-processes and never another program that got the same id.
+What was started is remembered in .longhaul/servers.json, so that `stop` ends these processes and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from flows.settings import HOME, LOCAL, Address, environment, mlflow_address, prefect_address
+from flows.given import check
+from flows.settings import (
+    DATABASE,
+    HOME,
+    LOCAL,
+    Address,
+    AddressError,
+    ServerError,
+    environment,
+    given,
+    mlflow_address,
+    mlflow_page,
+    prefect_address,
+    prefect_page,
+    same_place,
+)
+from flows.started import Started
+from tasks.addresses import shown
 from tasks.cli import Parser, program
-from tasks.errors import MachineError
+from tasks.tracking.store import TrackingError, check_database
 
 START_SECONDS = 120.0
-
-
-class ServerError(MachineError):
-    """A server could not be started; the message says which and why."""
+HEALTH = {"Prefect": "/api/health", "MLflow": "/health"}
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own servers: through no proxy
+BIN = Path(sys.executable).parent
 
 
 def up(worker: bool = False) -> None:
-    """Starts what does not run yet and waits until both servers answer."""
-    HOME.mkdir(exist_ok=True)
-    wanted = ((prefect_address(), _prefect()), (mlflow_address(), _mlflow()))
-    for address, _ in wanted:  # before any is started: a refusal leaves nothing behind
-        _check_port(address)
-    for address, command in wanted:
-        _start_server(address, command)
-    for address, path in ((prefect_address(), "/api/health"), (mlflow_address(), "/health")):
-        _wait(address, path)
-    if worker and not _running("worker"):
-        bin = Path(sys.executable).parent
-        applied = subprocess.run([str(bin / "python"), "-m", "flows.deploy"], env={**os.environ, **environment()})
-        if applied.returncode:
-            raise ServerError("The deployments of prefect.yaml could not be applied; the reason stands above.")
-        _spawn("worker", [str(bin / "prefect"), "worker", "start", "--pool", "local"])
+    """Starts what does not run yet and waits until both servers answer; a failure ends what this call started.
+
+    Raises AddressError: no such place; ServerError: a server does not start, or one that the environment names does
+    not answer.
+    """
+    _make_home()
+    started: list[str] = []
+    with _started().held():
+        try:
+            _up(started, worker)
+        except BaseException:
+            for name in reversed(started):
+                _started().end(name)
+            raise
 
 
 def stop() -> list[str]:
     """Ends every process that `up` started; returns their names."""
-    ended = []
-    for name in ("worker", "Prefect", "MLflow"):
-        process = _running(name)
-        if process is not None:
-            _end(process)
-            ended.append(name)
-    _record_path().unlink(missing_ok=True)
-    return ended
+    if not HOME.is_dir():
+        return []
+    with _started().held():
+        return [name for name in ("worker", "Prefect", "MLflow") if _started().end(name)]
+
+
+def is_ours(address: Address) -> bool:
+    """Whether the server of this name is, or would be, started here: the environment names none, or this very place.
+
+    At this very place somebody else's may answer already, which is then the one that the environment names.
+    """
+    uri = given(address.name)
+    return uri is None or (same_place(uri, address) and (_running(address.name) is not None or address.is_free()))
+
+
+def _up(started: list[str], worker: bool) -> None:
+    ours = [address for address in (prefect_address(), mlflow_address()) if is_ours(address)]
+    if len({address.port for address in ours}) < len(ours):
+        raise AddressError(
+            f"LONGHAUL_PREFECT_PORT and LONGHAUL_MLFLOW_PORT are both {ours[0].port}; each server needs its own."
+        )
+    for name in ("Prefect", "MLflow"):  # all before any is started: a refusal leaves nothing behind
+        if name not in [address.name for address in ours]:
+            check(name, given(name) or "")
+    for address in ours:
+        _check_port(address)
+    for address in ours:
+        if _start_server(address, _prefect() if address.name == "Prefect" else _mlflow()):
+            started.append(address.name)
+    for address in ours:
+        _wait(address, HEALTH[address.name])
+    if worker and not _running("worker"):
+        applied = subprocess.run([str(BIN / "python"), "-m", "flows.deploy"], env={**os.environ, **environment()})
+        if applied.returncode:
+            raise ServerError("The deployments of prefect.yaml could not be applied; the reason stands above.")
+        started.append("worker")
+        _spawn("worker", [str(BIN / "prefect"), "worker", "start", "--pool", "local"])
+
+
+def _make_home() -> None:
+    folder = HOME.resolve()
+    if ":" in str(folder):
+        raise AddressError(f"The folder {folder.parent} has a colon in its name, which no PATH can hold; rename it.")
+    try:
+        HOME.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ServerError(f"The folder {folder} cannot be made or used ({error.strerror}).") from error
 
 
 def _prefect() -> list[str]:
     address = prefect_address()
-    program = str(Path(sys.executable).parent / "prefect")
-    return [program, "server", "start", "--host", address.host, "--port", str(address.port)]
+    return [str(BIN / "prefect"), "server", "start", "--host", address.host, "--port", str(address.port)]
 
 
 def _mlflow() -> list[str]:
-    address, home = mlflow_address(), (HOME / "mlflow").resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    program = str(Path(sys.executable).parent / "mlflow")
+    """Places are below the server's own folder: an address of a database cannot hold every folder's name."""
+    address = mlflow_address()
     return [
-        program, "server", "--host", address.host, "--port", str(address.port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artifacts"),
+        str(BIN / "mlflow"), "server", "--host", address.host, "--port", str(address.port), "--workers", "1",
+        "--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts",
         *_mlflow_visitors(address),
     ]  # fmt: skip
 
@@ -85,10 +134,22 @@ def _mlflow_visitors(address: Address) -> list[str]:
     return ["--allowed-hosts", ",".join(address.places), "--cors-allowed-origins", ",".join(origins)]
 
 
-def _start_server(address: Address, command: Sequence[str]) -> None:
+def _start_server(address: Address, command: Sequence[str]) -> bool:
+    """Starts it below .longhaul where it does not run; whether it had to be."""
     _check_port(address)
-    if not _running(address.name):
-        _spawn(address.name, command)
+    if _running(address.name):
+        return False
+    folder = HOME / address.name.lower()
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {} if any(os.environ.get(name) for name in DATABASE) else {DATABASE[0]: "sqlite+aiosqlite:///prefect.db"}
+    database = folder / f"{address.name.lower()}.db"
+    if address.name == "MLflow" or own:
+        try:
+            check_database(database)
+        except TrackingError as error:
+            raise ServerError(str(error)) from error
+    _spawn(address.name, command, folder, own)
+    return True
 
 
 def _check_port(address: Address) -> None:
@@ -96,89 +157,76 @@ def _check_port(address: Address) -> None:
     variable = f"LONGHAUL_{address.name.upper()}_PORT"
     running = _running(address.name)
     if running is not None:
-        if not {address.host, str(address.port)} <= set(running.cmdline()):
-            raise ServerError(
+        if not _serves(running, address):
+            raise AddressError(
                 f"The {address.name} server of this folder runs elsewhere than on {address.host}, port {address.port}; "
                 f"end it with `make stop`, or name its place with LONGHAUL_HOST and {variable}=<port>."
             )
         return
     try:
-        _bind(address)
-    except OSError as error:
-        raise ServerError(
-            f"The {address.name} server cannot use port {address.port} on {address.host} ({error.strerror}); "
+        address.take()
+    except (OSError, UnicodeError) as error:  # the second of a name that cannot be one
+        raise AddressError(
+            f"The {address.name} server cannot use port {address.port} on {address.host} "
+            f"({getattr(error, 'strerror', None) or 'no name of a machine'}); "
             f"choose another with {variable}=<port>, or another address with LONGHAUL_HOST."
         ) from None
 
 
-def _bind(address: Address) -> None:
-    """Takes the port for a moment. Raises OSError where it cannot be had."""
-    family, kind, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(place)
+def _serves(process: psutil.Process, address: Address) -> bool:
+    try:
+        return {address.host, str(address.port)} <= set(process.cmdline())
+    except psutil.Error:
+        return False
 
 
-def _spawn(name: str, command: Sequence[str]) -> None:
-    log = HOME / "logs" / f"{name.lower()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment()}, stdin=subprocess.DEVNULL, stdout=stream,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    record = _record()
-    record[name] = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-    _record_path().write_text(json.dumps(record), encoding="utf-8")
+def _spawn(name: str, command: Sequence[str], folder: Path | None = None, own: Mapping[str, str] | None = None) -> None:
+    log = _log(name)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                command, cwd=folder, env={**os.environ, **environment(), **(own or {})}, stdin=subprocess.DEVNULL,
+                stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+    except OSError as error:
+        raise ServerError(f"The {name} cannot be started ({error.strerror}: {error.filename}).") from error
+    try:
+        _started().remember(name, process.pid)
+    except BaseException:  # what is not remembered nobody would end
+        process.kill()
+        raise
 
 
 def _wait(address: Address, path: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if not _running(address.name):
-            break
+    while time.monotonic() < deadline and _running(address.name):
         try:
-            with urllib.request.urlopen(address.url + path, timeout=2):
+            with DIRECT.open(address.url + path, timeout=2):
                 return
-        except OSError:
+        except (OSError, ValueError):
             time.sleep(0.2)
-    log = HOME / "logs" / f"{address.name.lower()}.log"
-    raise ServerError(f"The {address.name} server did not answer at {address.url}; its log is {log}.")
+    how = "did not answer" if _running(address.name) else "ended before it answered"
+    raise ServerError(f"The {address.name} server {how} at {address.url}; its log is {_log(address.name)}.")
+
+
+def _log(name: str) -> Path:
+    return HOME / "logs" / f"{name.lower()}.log"
 
 
 def _running(name: str) -> psutil.Process | None:
-    entry = _record().get(name)
-    if entry is None or not psutil.pid_exists(entry["pid"]):
-        return None
-    try:
-        process = psutil.Process(entry["pid"])
-        same = abs(process.create_time() - entry["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+    return _started().running(name)
 
 
-def _end(process: psutil.Process) -> None:
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        _signal(member, "terminate")
-    _, alive = psutil.wait_procs(family, timeout=10)
-    for member in alive:
-        _signal(member, "kill")
+def _started() -> Started:
+    return Started(HOME / "servers.json")
 
 
-def _signal(process: psutil.Process, how: str) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself, which is what was wanted
-        getattr(process, how)()
-
-
-def _record_path() -> Path:
-    return HOME / "servers.json"
-
-
-def _record() -> dict[str, dict[str, float]]:
-    path = _record_path()
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _status(address: Address, page: str) -> str:
+    uri = given(address.name)
+    if not is_ours(address):
+        return f"{address.name:8} yours, at {shown(uri or '')}"
+    return f"{address.name:8} {page if _running(address.name) else 'not running'}"
 
 
 @program("flows.servers")
@@ -190,11 +238,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.action == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
+        yours = [name for name in ("Prefect", "MLflow") if given(name)]
+        with contextlib.suppress(AddressError):  # a wrong port keeps nobody from stopping
+            for address in (prefect_address(), mlflow_address()):
+                if address.name in yours and not is_ours(address):
+                    print(f"{address.name:8} yours, at {shown(given(address.name) or '')}, goes on")
         return 0
     if arguments.action == "up":
         up(arguments.worker)
-    for address in (prefect_address(), mlflow_address()):
-        print(f"{address.name:8} {address.url if _running(address.name) else 'not running'}")
+    print(_status(prefect_address(), prefect_page()))
+    print(_status(mlflow_address(), mlflow_page()))
     return 0
 
 

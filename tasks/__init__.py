@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 
+from tasks.addresses import bypass_proxies
+
 # Threads that spin while they wait slow each other down ten-fold when several programs share the cores, as rollout,
 # judge and learner do. OpenMP reads this when torch is imported, hence here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -20,6 +22,7 @@ def _keep_freed_memory() -> None:
 
 
 _keep_freed_memory()
+bypass_proxies()
 
 if sys.argv[:1] == ["-m"]:  # `python -m tasks.<program>` looks for its module, whose imports may fail too
     from tasks.cli import guard_imports

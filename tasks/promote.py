@@ -28,11 +28,12 @@ from tasks.errors import InputError
 from tasks.statistics import Gate
 from tasks.tracking import Tracker, registry, run
 from tasks.tracking.card import model_card
-from tasks.tracking.experiment import STATE, commit_of
+from tasks.tracking.experiment import commit_of
 from tasks.tracking.metrics import process_seconds, write_metrics
 from tasks.tracking.provenance import sha256
 from tasks.tracking.registry import Version
 from tasks.tracking.report import write_report
+from tasks.tracking.store import STATE
 
 CANDIDATE = Path("checkpoints/reinforce")
 SAMPLES = Path("results/evaluate/samples.jsonl")

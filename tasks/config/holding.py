@@ -27,6 +27,7 @@ from typing import Any
 from tasks.config import copies, processes
 from tasks.config.errors import ConfigError
 from tasks.errors import MISTAKE, MachineError
+from tasks.launcher import launched
 
 HOME = Path(".longhaul")
 LOCK = "run.lock"
@@ -94,7 +95,8 @@ class Hold:
 
 def is_first_rank() -> bool:
     """Of the processes that torchrun starts for one stage, the first holds the folder for all."""
-    return os.environ.get("RANK", "0") == "0"
+    launch = launched()
+    return launch is None or launch.rank == 0
 
 
 @contextlib.contextmanager

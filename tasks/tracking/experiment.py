@@ -15,25 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import MachineError
+from tasks.addresses import shown
 from tasks.tracking.commit import git_commit
 from tasks.tracking.metrics import write_json
 from tasks.tracking.provenance import provenance, stage_params
+from tasks.tracking.store import STATE, TrackingError, check_database, database_file, shown_uri, tracking_uri
 
 EXPERIMENT = "longhaul"
-STATE = Path(".longhaul/mlflow")
 SERVED = "mlflow-artifacts:/"  # an address below the server's --artifacts-destination, which is STATE/artifacts
 _BATCH = 500  # metrics a request; MLflow allows 1000
 _SECONDS = 5.0  # a live curve lags at most this long
-
-
-class TrackingError(MachineError):
-    """The tracking server or file cannot be used; the message names it."""
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else a SQLite file in this folder's .longhaul."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STATE.resolve() / 'mlflow.db'}"
 
 
 def artifact_place(uri: str) -> str:
@@ -49,14 +40,16 @@ def client() -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    file = database_file(uri) if uri.startswith("sqlite:") else None
+    if file is not None:
+        check_database(file)
     try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         handle = MlflowClient(uri, uri)
         handle.search_experiments(max_results=1)
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
-        reason = " ".join(str(error).split())[:200]
-        raise TrackingError(f"The tracking store {uri} cannot be reached: {reason}") from error
+        raise TrackingError(f"The tracking store {shown(uri)} cannot be reached: {_reason(error)}") from error
     return handle
 
 
@@ -80,8 +73,12 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrackingError(f"The tracking store {tracking_uri()} failed: {reason}") from error
+        raise TrackingError(f"The tracking store {shown_uri()} failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The beginning of a library's message, on one line, without what nobody should read."""
+    return shown(" ".join(str(error).split()))[:200]
 
 
 class Tracker:
@@ -120,7 +117,7 @@ class Tracker:
         try:
             upload(str(path), folder)
         except Exception as error:  # as in client()
-            raise TrackingError(f"The tracking store {tracking_uri()} did not take {path}: {error}") from error
+            raise TrackingError(f"The tracking store {shown_uri()} did not take {path}: {_reason(error)}") from error
 
     def last_step(self, metric: str) -> int:
         """The largest step at which the run holds this metric; -1 where it holds none."""
@@ -135,7 +132,7 @@ class Tracker:
         try:
             self.client.set_terminated(self.run_id, status)
         except Exception as error:  # as in client()
-            raise TrackingError(f"The tracking store {tracking_uri()} no longer answers: {error}") from error
+            raise TrackingError(f"The tracking store {shown_uri()} no longer answers: {_reason(error)}") from error
 
     def flush(self) -> None:
         """Sends what is buffered. Raises TrackingError if the store is gone."""
@@ -144,7 +141,7 @@ class Tracker:
             for start in range(0, len(waiting), _BATCH):
                 self.client.log_batch(self.run_id, metrics=waiting[start : start + _BATCH])
         except Exception as error:  # as in client()
-            raise TrackingError(f"The tracking store {tracking_uri()} no longer answers: {error}") from error
+            raise TrackingError(f"The tracking store {shown_uri()} no longer answers: {_reason(error)}") from error
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from ruamel.yaml import YAML
 from tasks.cli import Parser, program
 from tasks.errors import InputError
 from tasks.tracking import registry
-from tasks.tracking.experiment import client, recorded_run, tracking_uri
+from tasks.tracking.experiment import client, recorded_run
+from tasks.tracking.store import shown_uri
 
 LOCK = Path("dvc.lock")
 METRICS = Path("metrics")
@@ -122,7 +123,7 @@ def record_stage(stage: str) -> str | None:
 
 def run_page(handle: Any, run_id: str) -> str | None:
     """The web page of a run where the tracking server is an http one."""
-    uri = tracking_uri()
+    uri = shown_uri().replace("***@", "")  # a browser asks for the password itself
     if not uri.startswith("http"):
         return None
     experiment = handle.get_run(run_id).info.experiment_id

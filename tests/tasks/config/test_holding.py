@@ -163,7 +163,9 @@ def test_what_writes_nothing_of_a_stage_and_other_ranks_need_no_hold(
 ) -> None:
     assert said(start("a run")) == "holds"
     assert parse_arguments("evaluate", ["--set", "seed=5"], holds=False).seed == 5  # the nightly evaluation
-    monkeypatch.setenv("RANK", "1")
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     assert parse_arguments("pretrain", []).seed == 1
 
 
