@@ -76,6 +76,14 @@ def test_a_second_run_gets_one_sentence_and_changes_nothing(command: list[str], 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_long_command_does_not_push_the_advice_out(start: Start) -> None:
+    first = start("make run SET=" + "x" * 2000)
+    assert said(first) == "holds"
+    with pytest.raises(FolderInUse, match=rf"x\.\.\.`, process {first.pid}, since .* `kill {first.pid}`\.$") as caught:
+        holding.take("the second")
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, None])
 def test_the_folder_is_free_as_soon_as_its_run_has_ended(number: int | None, start: Start) -> None:
     first = start("the first")
