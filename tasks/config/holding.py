@@ -154,11 +154,11 @@ def _begin(folder: Path, file: int, command: str) -> Hold:
 
 
 def _open(home: Path) -> int:
-    for attempt in range(100):
+    for attempt in range(50):
         try:
             home.mkdir(exist_ok=True)
             return os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # a run that ended took its empty folder away
+        except (FileNotFoundError, FileExistsError):  # a run that ended took its empty folder away meanwhile
             time.sleep(0.001 * attempt)
         except OSError as error:
             why = error.strerror

@@ -12,6 +12,7 @@ import pytest
 
 from tasks.config import ConfigError, FolderInUse, held, holding, load_config, parse_arguments
 from tasks.config.start import begin, parameters
+from tasks.errors import MachineError
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
@@ -131,6 +132,12 @@ def test_one_process_may_hold_it_again_inside(folder: Path, start: Start) -> Non
             assert inner is outer
         assert "outer" in start("another", **{holding.TOKEN: ""}).communicate()[1]
     assert said(start("another")) == "holds"
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(folder: Path) -> None:
+    Path(".longhaul").write_text("a file is in the way")
+    with pytest.raises(MachineError, match=r"^The folder .*\.longhaul cannot be made, so no run starts here\.$"):
+        holding.take("a run")
 
 
 def test_another_folder_is_not_held(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
