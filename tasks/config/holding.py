@@ -33,6 +33,7 @@ HOME = Path(".longhaul")
 LOCK = "run.lock"
 TOKEN = "LONGHAUL_RUN"
 RUN, PROGRAMS = 0, 1  # bytes of the lock file
+LONGEST = 120  # characters of its command that a sentence repeats
 PATIENCE_SECONDS = 20.0  # for the programs of a run that was killed; flows.guard ends them in less
 _HELD: dict[Path, Hold] = {}  # of this process. It must not open a lock file twice: closing one lets go of both
 _GUARD = threading.Lock()
@@ -153,11 +154,11 @@ def _begin(folder: Path, file: int, command: str) -> Hold:
 
 
 def _open(home: Path) -> int:
-    for attempt in range(100):
+    for attempt in range(50):
         try:
             home.mkdir(exist_ok=True)
             return os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # a run that ended took its empty folder away
+        except (FileNotFoundError, FileExistsError):  # a run that ended took its empty folder away meanwhile
             time.sleep(0.001 * attempt)
         except OSError as error:
             why = error.strerror
@@ -214,8 +215,9 @@ def _read(file: int) -> Holder | None:
 def _refusal(folder: Path, holder: Holder | None) -> str:
     if holder is None:
         return f"Another run holds the folder {folder}; wait until it has ended."
+    command = holder.command if len(holder.command) <= LONGEST else f"{holder.command[:LONGEST]}..."
     return (
-        f"Another run holds the folder {folder}: `{holder.command}`, process {holder.pid}, since {holder.since}; "
+        f"Another run holds the folder {folder}: `{command}`, process {holder.pid}, since {holder.since}; "
         f"wait until it has ended, or end it with `kill {holder.pid}`."
     )
 

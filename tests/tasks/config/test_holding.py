@@ -12,6 +12,7 @@ import pytest
 
 from tasks.config import ConfigError, FolderInUse, held, holding, load_config, parse_arguments
 from tasks.config.start import begin, parameters
+from tasks.errors import MachineError
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
@@ -76,6 +77,14 @@ def test_a_second_run_gets_one_sentence_and_changes_nothing(command: list[str], 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_long_command_does_not_push_the_advice_out(start: Start) -> None:
+    first = start("make run SET=" + "x" * 2000)
+    assert said(first) == "holds"
+    with pytest.raises(FolderInUse, match=rf"x\.\.\.`, process {first.pid}, since .* `kill {first.pid}`\.$") as caught:
+        holding.take("the second")
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, None])
 def test_the_folder_is_free_as_soon_as_its_run_has_ended(number: int | None, start: Start) -> None:
     first = start("the first")
@@ -123,6 +132,12 @@ def test_one_process_may_hold_it_again_inside(folder: Path, start: Start) -> Non
             assert inner is outer
         assert "outer" in start("another", **{holding.TOKEN: ""}).communicate()[1]
     assert said(start("another")) == "holds"
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(folder: Path) -> None:
+    Path(".longhaul").write_text("a file is in the way")
+    with pytest.raises(MachineError, match=r"^The folder .*\.longhaul cannot be made, so no run starts here\.$"):
+        holding.take("a run")
 
 
 def test_another_folder_is_not_held(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
