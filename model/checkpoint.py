@@ -100,10 +100,10 @@ def load_transformer(folder: str | Path) -> Transformer:
     config = read_config(source)
     files = WeightFiles(source)
     _verify(source, files)
-    plan = _fitting(_outline(config, source), files)
-    state = from_hugging_face(dict(files.read(expected_shapes(plan, files.entries))), plan.config)
-    _check_copies(files, plan.config, state)
-    transformer = Transformer(plan.config, seed=None)
+    transformer = _fitting(_outline(config, source), files)
+    state = from_hugging_face(dict(files.read(expected_shapes(transformer, files.entries))), transformer.config)
+    _check_copies(files, transformer.config, state)
+    transformer.allocate(torch.get_default_device())
     transformer.load_state_dict(state)
     return transformer
 

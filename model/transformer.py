@@ -64,11 +64,12 @@ class Transformer(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
             self.mtp = MultiTokenPredictor(config) if config.num_nextn_predict_layers else None
         if device.type != "meta":
-            self._allocate(device)
+            self.allocate(device)
             if seed is not None:
                 self.init_weights(seed)
 
-    def _allocate(self, device: torch.device) -> None:
+    def allocate(self, device: torch.device) -> None:
+        """Memory, not written to, for a network that was outlined on the meta device; MemoryError where it lacks."""
         try:
             self.to_empty(device=device)
         except RuntimeError as error:

@@ -17,11 +17,11 @@ from tasks.errors import MachineError
 
 WRITTEN = ("", "data", "checkpoints", "metrics", "results", "report", ".longhaul", ".longhaul/state")
 SHARED_MEMORY = Path("/dev/shm")
-LEAST_FILES = 128  # open at once: every box of an episode, every table of a database, every library that is loaded
+LEAST_FILES = 256  # open at once: six for every box, those of servers and databases, what libraries hold
 WANTED_FILES = 8192  # not more: some programs look at every number up to their limit
 LEAST_FILE_BYTES = 64 << 20  # a checkpoint and the tracking database are larger than what a stray `ulimit -f` leaves
 THREADS = 16  # that a stage's libraries start at least
-PAGE = 4096
+SHARED_BYTES = 1 << 16  # locks of a pool take a page each
 
 
 def check_machine(folder: Path = Path(), free_bytes: int = 0) -> None:
@@ -108,7 +108,7 @@ def _check_shared_memory() -> None:
     """Processes of a pool, and those that train together, lock and share memory by files there."""
     try:
         with tempfile.TemporaryFile(dir=SHARED_MEMORY) as file:
-            file.write(bytes(PAGE))
+            file.write(bytes(SHARED_BYTES))
     except OSError as error:
         raise MachineError(
             f"The folder {SHARED_MEMORY} cannot be written ({error.strerror}), through which processes share memory: "

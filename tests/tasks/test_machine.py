@@ -113,7 +113,7 @@ def test_links_that_lead_nowhere_and_files_in_a_folders_place_are_named(tmp_path
 
 @root
 def test_shared_memory_that_is_full(tmp_path: Path) -> None:
-    fill = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && echo 1 >/dev/shm/x; exec "$@"'
+    fill = 'mount -t tmpfs -o size=8k tmpfs /dev/shm; exec "$@"'
     said = check(tmp_path, "unshare", "-m", "sh", "-c", fill, "sh")
     assert said.startswith("The folder /dev/shm cannot be written (No space left on device)")
 
