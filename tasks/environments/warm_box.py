@@ -6,6 +6,7 @@ model never runs here; that gets a fresh box of `tasks.sandbox` each time.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -70,11 +71,9 @@ class WarmBox:
         """(what the command printed, its exit code)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it ended: what it said last is read below
             self._process.stdin.write(command.encode() + b"\0")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return "", 255
         printed = bytearray()
         while not printed.endswith(b"\n") or b"\0" not in printed:
             piece = self._process.stdout.read1(65536)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 from tasks import demonstrate
 from tasks.config import Config, load_config
 from tasks.curation.tokenizer import train
-from tasks.environments import generate
+from tasks.environments import generate, registry
 from tasks.environments.chat import Chat
 from tasks.environments.warm_box import WarmBox, WarmBoxError
 
@@ -48,7 +48,11 @@ def test_the_manifest_describes_the_files(config: Config, tmp_path: Path) -> Non
     assert len(shell) == manifest["families"]["shell"]["demonstrations"] == 40
     assert {demonstration["split"] for demonstration in shell} == {"train"}
     assert {row["split"] for row in lines(tmp_path / "out/heldout.jsonl")} == {"heldout"}
-    assert len(lines(tmp_path / "out/heldout.jsonl")) == 30
+    listed = [row["task_id"] for row in lines(tmp_path / "out/heldout.jsonl")]
+    assert len(listed) == len(set(listed)) == len(demonstrate.heldout_tasks(config))
+    for use, tasks in (("monitoring", config.reinforce.evaluation), ("evaluation", config.evaluate.tasks)):
+        for family, count in tasks.items():
+            assert {task.id for task in registry.heldout(family, use, count)} <= set(listed)
     assert 0.2 < manifest["families"]["shell"]["success"] < 0.9
 
 
