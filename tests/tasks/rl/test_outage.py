@@ -20,6 +20,7 @@ QUICK = [
     "reinforce.reward=random", "reinforce.updates=3", "reinforce.groups_per_batch=2", "reinforce.samples_per_group=4",
     "reinforce.concurrency=8", "reinforce.max_context=256", "reinforce.oversample=3", "reinforce.learning_rate=1e-4",
 ]  # fmt: skip
+NO_ROOM = ["reinforce.max_context=72", "reinforce.families={repair: 1.0}"]  # for one prompt of many, and no answer
 pytestmark = pytest.mark.slow
 
 
@@ -55,7 +56,7 @@ def test_a_run_goes_on_once_its_outage_is_over(tmp_path, checkpoint, monkeypatch
 
 
 def test_a_context_that_holds_no_prompt_trains_nothing_and_says_so(tmp_path, checkpoint):
-    run_dir, said = run(tmp_path, checkpoint, "reinforce.max_context=72", "reinforce.families={repair: 1.0}")
+    run_dir, said = run(tmp_path, checkpoint, *NO_ROOM)
     assert re.match(r"Nothing was trained: all \d+ groups sampled for the next step", said)
     assert PolicyStore(policies_path(run_dir)).versions() == [0]
 
