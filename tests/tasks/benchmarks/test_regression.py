@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from math import isclose, sqrt
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_the_same_scores_are_never_a_regression(values: list[float], reach: floa
 def test_a_measurement_beside_the_stage_keeps_out_of_its_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)  # the stage holds the folder it works in
     calls: list[Any] = []
     monkeypatch.setattr(evaluate, "run", lambda name, *_: nullcontext(name))
     monkeypatch.setattr(evaluate, "evaluate", lambda config, *rest: calls.append((config.evaluate.samples, *rest)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,8 @@ def test_no_bubblewrap_is_one_sentence_and_nothing_is_written(
     monkeypatch.setattr("tasks.environments.warm_box.shutil.which", lambda name: None)
     with pytest.raises(WarmBoxError, match="bwrap was not found"):
         WarmBox()
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)  # the stage holds the folder it works in
     monkeypatch.setattr(demonstrate, "OUT", tmp_path / "data")
     monkeypatch.setattr(demonstrate, "run", lambda config: WarmBox())
     assert demonstrate.main([]) == 1
