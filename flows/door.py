@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,4 +26,6 @@ def one_sentence(work: Callable[Given, Coroutine[Any, Any, Result]]) -> Callable
                 raise
             raise MachineError(ending(error, work.__name__)[1]) from error
 
+    # Prefect looks annotations that are text up among this module's names, where the flow's own are not.
+    vars(run)["__signature__"] = inspect.signature(work, eval_str=True)
     return run

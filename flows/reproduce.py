@@ -15,13 +15,21 @@ from dvc.cli import main as dvc
 from dvc.dependency import param
 from dvc.utils import serialize
 
+from flows.repository import settle
+from tasks.cli import program
 from tasks.config import held
 from tasks.config.load import PARAMS
+from tasks.config.start import begin
 
 
-def main(argv: Sequence[str]) -> int:
-    """DVC's exit status."""
+@program("flows.reproduce")
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m flows.reproduce COMMAND...`; DVC's exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     with held(f"dvc {' '.join(argv)}") as hold:
+        settle()
+        if not hold.joined:  # a run of its own
+            begin(hold)
         read_instead(Path(PARAMS).resolve(), hold.frozen(Path(PARAMS)))
         return int(dvc(list(argv)))
 
@@ -37,4 +45,4 @@ def read_instead(params: Path, copy: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

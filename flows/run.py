@@ -20,11 +20,13 @@ SET = "LONGHAUL_SET"  # the text of `make run SET="..."`, which neither make nor
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m flows.run [KEY=VALUE ...]`; holds the working folder to its end."""
     from tasks.config import held
+    from tasks.machine import check_machine
 
     parser = Parser(prog="python -m flows.run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="written into params.yaml first")
     overrides = parser.parse_args(argv).overrides
     given = os.environ.pop(SET, "")
+    check_machine()
     with held(" ".join(["make run", *([f'SET="{given}"'] if given else []), *overrides])):
         return _hold([*overrides, *split_set(given)])
 
@@ -33,9 +35,12 @@ def _hold(overrides: Sequence[str]) -> int:
     """Checks what can be checked, starts the servers and runs the pipeline; nothing is written before that."""
     from tasks.config import load_config
     from tasks.sandbox import open_sandbox
+    from tasks.tracking.commit import without_commit
 
     started = time.monotonic()
     load_config(overrides=overrides).model_config()
+    if notice := without_commit():
+        print(notice, flush=True)
     open_sandbox().close()  # now, and not when the first episode asks for it minutes later
     up()
     os.environ.update(environment())

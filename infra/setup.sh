@@ -138,6 +138,7 @@ install_packages "$python"
 make_environment "$python"
 install_python_packages
 compile_parts
+"$venv/bin/python" -m flows.repository # so that a dvc typed by hand works in a folder without git too
 rm -f "$venv"/.longhaul-*
 touch "$stamp"
 say "done in $((SECONDS - started)) s"

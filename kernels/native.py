@@ -6,6 +6,7 @@ warning that says why; `LONGHAUL_NATIVE=0` in the environment asks for the refer
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -38,6 +39,10 @@ class BuildError(RuntimeError):
     """Why a library cannot be built here: a clause, for the middle of a sentence."""
 
 
+class _NoPlace(BuildError):
+    """There is no cache: the private folder is another matter."""
+
+
 @lru_cache
 def library(source: Path, **constants: int) -> ctypes.CDLL | None:
     """The shared library of a C file compiled with -Dname=value constants; None where that is impossible."""
@@ -54,11 +59,16 @@ def build(
     """
     if os.environ.get("LONGHAUL_NATIVE") == "0":
         return None
-    try:
-        return ctypes.CDLL(str(_built(source, flags, defines, headers)))
-    except (BuildError, OSError) as error:
-        _warn(f"Plain PyTorch, which is slower, does the work of compiled code here because {error}.")
-        return None
+    reasons: list[BuildError | OSError] = []
+    for folder in (_cache_folder, _private_folder):
+        try:
+            return _loaded(folder, source, flags, defines, headers)
+        except (BuildError, OSError) as error:
+            reasons.append(error)
+    # The second folder's reason where there is no first; else the first's, of which the second's is a repetition.
+    reason = reasons[-1] if isinstance(reasons[0], _NoPlace) else reasons[0]
+    _warn(f"Plain PyTorch, which is slower, does the work of compiled code here because {reason}.")
+    return None
 
 
 @lru_cache
@@ -66,20 +76,33 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
-def _built(source: Path, flags: Sequence[str], defines: Sequence[str], headers: Sequence[Path]) -> Path:
-    """The file of the library, named by a hash of all that it depends on."""
+def _loaded(
+    folder: Callable[[], Path], source: Path, flags: Sequence[str], defines: Sequence[str], headers: Sequence[Path]
+) -> ctypes.CDLL:
+    """The library out of that folder, built there where it is not yet, and anew where it is damaged."""
+    command, name = _plan(source, flags, defines, headers)
+    path = folder() / name
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(path))
+    _compile([*command, str(source)], path)
+    return ctypes.CDLL(str(path))
+
+
+def _plan(source: Path, flags: Sequence[str], defines: Sequence[str], headers: Sequence[Path]) -> tuple[list[str], str]:
+    """The compiler's command, without the source, and the library's name: a hash of all that it depends on."""
     command = [*_compiler(source.suffix), *flags, *_SHARED, *defines]
     content = [path.read_bytes() for path in (source, *headers)]
     key = hashlib.sha256(repr((content, command, torch.__version__, _processor())).encode()).hexdigest()
-    path = _place(f"{source.parent.name}-{source.stem}-{key[:24]}.so")
-    if not path.is_file():
-        _compile([*command, str(source)], path)
-    return path
+    return command, f"{source.parent.name}-{source.stem}-{key[:24]}.so"
 
 
 def _compiler(suffix: str) -> list[str]:
     variable, default = _COMPILERS[suffix]
-    words = shlex.split(os.environ.get(variable, "")) or [default]
+    try:
+        words = shlex.split(os.environ.get(variable, "")) or [default]
+    except ValueError as error:
+        raise BuildError(f"the variable {variable} of the environment is no command ({error})") from error
     program = shutil.which(words[0])
     if program is None:
         raise BuildError("there is no C and C++ compiler (install gcc and g++)")
@@ -90,25 +113,24 @@ def _compile(command: Sequence[str], path: Path) -> None:
     """Compiles to a temporary name, then moves it into place: processes may race."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        done = subprocess.run([*command, "-o", str(draft), "-lm"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "-o", str(draft), "-lm"], env={**os.environ, "TMPDIR": folder}, capture_output=True, check=False
+        )
         if done.returncode:
-            reason = " ".join(done.stderr.split())[:400]
+            reason = " ".join(done.stderr.decode(errors="replace").split())[:400].rstrip(".")
             raise BuildError(f"the compiler {command[0]} failed with code {done.returncode}: {reason}")
         os.replace(draft, path)
 
 
-def _place(name: str) -> Path:
-    """Where the library lies or can be written: in the user's cache, else in a private folder of temporary files."""
-    cache = _cache_folder()
-    if cache is not None and ((cache / name).is_file() or _is_writable(cache)):
-        return cache / name
-    return _private_folder() / name
-
-
-def _cache_folder() -> Path | None:
-    """Below XDG_CACHE_HOME or ~/.cache; None for a user without a home. What is not absolute is no place."""
+def _cache_folder() -> Path:
+    """Below XDG_CACHE_HOME or ~/.cache, written or only read. What is not absolute is no place."""
     roots = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
-    return next((Path(root, "longhaul", "native") for root in roots if os.path.isabs(root)), None)
+    folder = next((Path(root, "longhaul", "native") for root in roots if os.path.isabs(root)), None)
+    if folder is None:
+        raise _NoPlace("this user has no home")
+    if not folder.is_dir() and not _is_writable(folder):
+        raise _NoPlace(f"the cache {folder} cannot be written")
+    return folder
 
 
 def _is_writable(folder: Path) -> bool:

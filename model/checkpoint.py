@@ -1,35 +1,38 @@
-"""Checkpoints: a Hugging Face folder of `GlmMoeDsaForCausalLM`, written in one step and verified when read.
-
-The routed experts are stacked in memory and one tensor each in the file, as transformers writes them. The MTP layer
-is stored where DeepSeek-V3 and GLM-5 store theirs, as the layer after the last one.
-"""
+"""Checkpoints: a Hugging Face folder of `GlmMoeDsaForCausalLM`, written in one step and verified when read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig, ModelConfigError
+from model.files import WEIGHTS, CheckpointError, WeightFiles, content_sha256, file_sha256, read_json
+from model.tensor_names import (
+    expected_shapes,
+    from_hugging_face,
+    is_unused,
+    mtp_prefix,
+    shared_copies,
+    to_hugging_face,
+)
 from model.transformer import Transformer
 
-WEIGHTS, INDEX, CONFIG, RECORD = "model.safetensors", "model.safetensors.index.json", "config.json", "longhaul.json"
+__all__ = ["CheckpointError", "file_sha256", "load_transformer", "read_config", "save_tensors", "save_transformer"]
 
-
-class CheckpointError(ValueError):
-    """A checkpoint folder that is missing, truncated or altered; the message names the file."""
-
-    exit_status = 2  # the person's mistake, as tasks.cli reads it
+CONFIG, RECORD, CONTENT = "config.json", "longhaul.json", "tensors.sha256"
+_log = logging.getLogger(__name__)
 
 
 def save_transformer(transformer: Transformer, folder: str | Path, extra_files: Mapping[str, bytes]) -> str:
@@ -38,7 +41,7 @@ def save_transformer(transformer: Transformer, folder: str | Path, extra_files: 
     On an error what was there stays; an OSError names the folder.
 
     extra_files maps file names to contents (tokenizer.json and the like). `longhaul.json` may be among them; the key
-    `model_sha256` is added to it.
+    `model_sha256` is added to it. `tensors.sha256` is the hash of what the weights are, in one file or in shards.
     """
     target = Path(folder)
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -57,16 +60,22 @@ def save_transformer(transformer: Transformer, folder: str | Path, extra_files: 
 
 
 def _write_files(transformer: Transformer, folder: Path, extra_files: Mapping[str, bytes]) -> str:
-    save_tensors(to_hugging_face(transformer), folder / WEIGHTS, {"format": "pt"})
+    tensors = to_hugging_face(transformer)
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     digest = file_sha256(folder / WEIGHTS)
-    config = transformer.config
-    _write_json(folder / CONFIG, config.to_hugging_face())
-    _write_json(folder / "generation_config.json", {"eos_token_id": config.eos_token_id, "do_sample": False})
+    (folder / CONTENT).write_text(content_sha256(sorted(tensors.items())) + "\n", encoding="utf-8")
+    _write_json(folder / CONFIG, transformer.config.to_hugging_face())
+    _write_json(folder / "generation_config.json", _generation(transformer.config))
     for name, content in extra_files.items():
         (folder / name).write_bytes(content)
-    record = json.loads(extra_files.get(RECORD, b"{}"))
-    _write_json(folder / RECORD, record | {"model_sha256": digest})
+    _write_json(folder / RECORD, json.loads(extra_files.get(RECORD, b"{}")) | {"model_sha256": digest})
     return digest
+
+
+def _generation(config: ModelConfig) -> dict[str, Any]:
+    """Where other programs stop: at every token that ends a turn, behind which another writes."""
+    ends = list(config.eos_token_ids)
+    return {"eos_token_id": ends or None, "pad_token_id": ends[0] if ends else None, "do_sample": False}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -82,135 +91,118 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def load_transformer(folder: str | Path) -> Transformer:
-    """The network of a checkpoint folder, in fp32, ready to train; CheckpointError when the folder is damaged."""
+    """The network of a checkpoint folder, in fp32, ready to train; CheckpointError when the folder is damaged.
+
+    Weights of 16 bits are widened. An MTP layer that the files lack, as those lack it that transformers saved, is left
+    out, and so is one that config.json switches off; a notice is logged.
+    """
     source = Path(folder)
     config = read_config(source)
-    _verify(source)
-    transformer = Transformer(config)
-    state = from_hugging_face(_read_tensors(source), config)
-    _load(transformer, state, source)
+    files = WeightFiles(source)
+    _verify(source, files)
+    transformer = _fitting(_outline(config, source), files)
+    state = from_hugging_face(dict(files.read(expected_shapes(transformer, files.entries))), transformer.config)
+    _check_copies(files, transformer.config, state)
+    transformer.allocate(torch.get_default_device())
+    transformer.load_state_dict(state)
     return transformer
 
 
 def read_config(folder: Path) -> ModelConfig:
     """The configuration in folder/config.json."""
     path = folder / CONFIG
-    values = _read_json(path)
+    values = read_json(path)
     try:
         return ModelConfig.from_hugging_face(values)
-    except (ModelConfigError, TypeError) as error:
+    except ModelConfigError as error:
         raise CheckpointError(f"{path} does not describe a usable model: {error}") from error
 
 
-def to_hugging_face(transformer: Transformer) -> dict[str, Tensor]:
-    """Tensors by the names transformers gives them in a file."""
-    last = transformer.config.num_hidden_layers
-    tensors: dict[str, Tensor] = {}
-    for name, value in transformer.state_dict().items():
-        name = f"model.layers.{last}.{name[4:]}" if name.startswith("mtp.") else name
-        for file_name, tensor in _unstack(name, value):
-            tensors[file_name] = tensor.detach().contiguous().clone()
-    return tensors
+def _verify(folder: Path, files: WeightFiles) -> None:
+    """Compares the weights with the hash that was written beside them, where there is one."""
+    record, content = folder / RECORD, folder / CONTENT
+    of_file = read_json(record).get("model_sha256") if record.exists() else None
+    of_content = content.read_bytes().decode("utf-8", "replace").strip() if content.exists() else None
+    if of_file is None and of_content is None:
+        _log.warning("The checkpoint %s carries no hash of its weights; they were not verified.", folder)
+    elif files.whole and of_file is not None:
+        if file_sha256(folder / WEIGHTS) != of_file:
+            raise _altered(str(folder / WEIGHTS), record)
+    elif files.content_sha256() != of_content:
+        raise _altered(f"What the weight files of {folder} hold", record if of_content is None else content)
 
 
-def from_hugging_face(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The inverse of `to_hugging_face`: a state dict for `Transformer`."""
-    rest = dict(tensors)
-    state: dict[str, Tensor] = {}
-    for name in tensors:
-        if name.endswith(".experts.0.gate_proj.weight"):
-            prefix = name.removesuffix("0.gate_proj.weight")
-            state[f"{prefix}gate_up_proj"], state[f"{prefix}down_proj"] = _restack(rest, prefix, config)
-    mtp = f"model.layers.{config.num_hidden_layers}."
-    state |= rest
-    return {f"mtp.{name[len(mtp) :]}" if name.startswith(mtp) else name: value for name, value in state.items()}
+def _altered(what: str, record: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{what} does not have the sha256 that {record} records: it was truncated or altered; if it was written anew "
+        f"on purpose, delete {RECORD} and {CONTENT}."
+    )
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unstack(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    prefix = name.rpartition(".")[0]
-    if name.endswith(".experts.gate_up_proj"):
-        for expert, (gate, up) in enumerate(zip(*value.chunk(2, dim=1), strict=True)):
-            yield f"{prefix}.{expert}.gate_proj.weight", gate
-            yield f"{prefix}.{expert}.up_proj.weight", up
-    elif name.endswith(".experts.down_proj"):
-        for expert, down in enumerate(value):
-            yield f"{prefix}.{expert}.down_proj.weight", down
-    else:
-        yield name, value
-
-
-def _restack(tensors: dict[str, Tensor], prefix: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Takes the experts under `prefix` out of `tensors`: gate and up stacked [E, 2F, D], down [E, D, F]."""
-    gate_up, down = [], []
-    for expert in range(config.n_routed_experts):
-        names = [f"{prefix}{expert}.{part}_proj.weight" for part in ("gate", "up", "down")]
-        missing = [name for name in names if name not in tensors]
-        if missing:
-            raise CheckpointError(f"The checkpoint lacks the tensor {missing[0]}.")
-        gate, up, last = (tensors.pop(name) for name in names)
-        gate_up.append(torch.cat([gate, up]))
-        down.append(last)
-    return torch.stack(gate_up), torch.stack(down)
-
-
-def _verify(folder: Path) -> None:
-    """Compares the weights with the digest in longhaul.json, where there is one."""
-    if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
-        return
-    expected = _read_json(folder / RECORD).get("model_sha256")
-    if expected is not None and file_sha256(folder / WEIGHTS) != expected:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} does not have the sha256 that {folder / RECORD} records: it was truncated or altered."
-        )
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or from the shards that its index lists."""
-    names = [WEIGHTS]
-    if (folder / INDEX).exists():
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            tensors |= load_file(folder / name)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"The checkpoint {folder} has no file {name}.") from error
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder / name} is truncated or not a safetensors file ({error}).") from error
-    return tensors
-
-
-def _load(transformer: Transformer, state: dict[str, Tensor], folder: Path) -> None:
-    wanted = transformer.state_dict()
-    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or surplus:
-        problem = f"lacks the tensor {missing[0]}" if missing else f"has a tensor {surplus[0]} that its config has not"
-        raise CheckpointError(f"The checkpoint {folder} {problem}.")
-    for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"In the checkpoint {folder} the tensor {name} has shape {tuple(value.shape)}, but its config.json "
-                f"asks for {tuple(wanted[name].shape)}."
-            )
-    transformer.load_state_dict(state)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _outline(config: ModelConfig, folder: Path) -> Transformer:
+    """The network without memory for its weights."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The checkpoint {path.parent} has no file {path.name}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.")
-    return values
+        with torch.device("meta"):
+            return Transformer(config, seed=None)
+    except (RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{folder / CONFIG} describes a network too large for any memory.") from error
+
+
+def _fitting(plan: Transformer, files: WeightFiles) -> Transformer:
+    """The outline of the network that the files hold: as configured, or without the MTP layer."""
+    try:
+        _compare(plan, files)
+        return plan
+    except CheckpointError:
+        mtp = mtp_prefix(plan.config)
+        if plan.mtp is None or any(name.startswith(mtp) for name in files.entries):
+            raise
+        bare = _outline(replace(plan.config, num_nextn_predict_layers=0), files.folder)
+        found, wanted = files.entries.keys(), expected_shapes(bare, files.entries).keys()
+        if wanted - found or _surplus(bare.config, files, set(found - wanted)):
+            raise  # more is wrong with it
+    _compare(bare, files)
+    _log.warning("The checkpoint %s lacks the MTP layer that its config.json names; it is left out.", files.folder)
+    return bare
+
+
+def _compare(plan: Transformer, files: WeightFiles) -> None:
+    """Refuses a missing, a surplus or a wrongly shaped tensor by its name."""
+    wanted, folder = expected_shapes(plan, files.entries), files.folder
+    missing = sorted(wanted.keys() - files.entries.keys())
+    if missing:
+        raise CheckpointError(f"The checkpoint {folder} lacks the tensor {missing[0]}.")
+    surplus = _surplus(plan.config, files, set(files.entries.keys() - wanted.keys()))
+    if surplus:
+        raise CheckpointError(f"The checkpoint {folder} has a tensor {min(surplus)} that its config has not.")
+    for name, shape in wanted.items():
+        if files.entries[name].shape != shape:
+            raise CheckpointError(
+                f"In the checkpoint {folder} the tensor {name} has shape {files.entries[name].shape}, but its "
+                f"{CONFIG} asks for {shape}."
+            )
+
+
+def _surplus(config: ModelConfig, files: WeightFiles, extra: set[str]) -> set[str]:
+    """Of tensors the network does not read, those that say it is another one."""
+    copies = shared_copies(config) if config.num_nextn_predict_layers else {}
+    extra = {name for name in extra if name not in copies and not is_unused(name, config)}
+    mtp = mtp_prefix(config)
+    if not config.num_nextn_predict_layers and f"{mtp}eh_proj.weight" in extra:
+        _log.warning("The MTP layer of the checkpoint %s is left out, as its config.json says.", files.folder)
+        extra = {name for name in extra if not name.startswith(mtp)}
+    return extra
+
+
+def _check_copies(files: WeightFiles, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    """The MTP layer shares embedding and head with the trunk; a file that gives it others is refused."""
+    copies = shared_copies(config) if config.num_nextn_predict_layers else {}
+    for name, tensor in files.read(sorted(copies.keys() & files.entries.keys())):
+        if not torch.equal(tensor, state[copies[name]]):
+            raise CheckpointError(
+                f"In the checkpoint {files.folder} the tensor {name} differs from {copies[name]}, but here the MTP "
+                f"layer shares it with the other layers."
+            )
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

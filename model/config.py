@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+from model.presets import PRESETS
+
+ATTENTION = ("dense", "sparse")
+LARGEST = 2**31 - 1
+LARGEST_SIZE = 2**24  # of one dimension: far beyond any network, and no product of two of them overflows
+_LARGEST = {"num_hidden_layers": 1000, "n_routed_experts": 2**16, "num_nextn_predict_layers": 64} | dict.fromkeys(
+    ("index_topk", "max_position_embeddings", "indexer_loss_rows", "mtp_loss_rows"), LARGEST
+)
+_MAY_BE_ZERO = {
+    "first_k_dense_replace", "num_nextn_predict_layers", "indexer_loss_rows", "mtp_loss_rows", "mtp_loss_weight",
+    "router_bias_update_rate", "initializer_range",
+}  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A value as an error's sentence shows it: short, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print
+        return "a number too long to print"
 
 
 class ModelConfigError(ValueError):
@@ -19,7 +42,8 @@ class ModelConfig:
 
     `mlp_layer_types` ("dense" | "sparse") and `indexer_types` ("full" | "shared"), one entry a layer, are derived
     from `first_k_dense_replace` and "all full" where they are not given. `num_nextn_predict_layers` is the number
-    of multi-token-prediction steps trained; they share the parameters of one layer.
+    of multi-token-prediction steps trained; they share the parameters of one layer. `attention` is how the weights
+    attend unless a call says otherwise: "sparse" (DSA) or, for a network that was trained so, "dense".
     """
 
     vocab_size: int = 1024
@@ -52,26 +76,44 @@ class ModelConfig:
     indexer_loss_rows: int = 128  # query rows of a sequence that teach the indexer at each step; 0 means all
     mtp_loss_rows: int = 0  # rows of a batch that teach the MTP layer at each step; 0 means all
     activation_checkpointing: bool = False  # training keeps a layer's input and computes the rest of it twice
-    eos_token_id: int = 0
+    eos_token_id: int | tuple[int, ...] = (0, 4)  # the ids that end a turn in the recipe's chat format
+    attention: str = "sparse"
     mlp_layer_types: tuple[str, ...] = ()
     indexer_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         layers, dense = self.num_hidden_layers, min(self.first_k_dense_replace, self.num_hidden_layers)
         mlp_types = tuple(self.mlp_layer_types) or ("dense",) * dense + ("sparse",) * (layers - dense)
         object.__setattr__(self, "mlp_layer_types", mlp_types)
+        leading = mlp_types.index("sparse") if "sparse" in mlp_types else layers  # vLLM and SGLang read no more
+        object.__setattr__(self, "first_k_dense_replace", leading)
         object.__setattr__(self, "indexer_types", tuple(self.indexer_types) or ("full",) * layers)
         self._check_sizes()
         self._check_layers()
 
-    def _check_sizes(self) -> None:
-        may_be_zero = {
-            "first_k_dense_replace", "num_nextn_predict_layers", "indexer_loss_rows", "mtp_loss_rows", "eos_token_id",
-        }  # fmt: skip
+    def _check_numbers(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and value < (0 if field.name in may_be_zero else 1):
-                raise ModelConfigError(f"The model's {field.name} is {value}, but it must be a positive integer.")
+            wanted = _number_wanted(field.name, str(field.type), value)
+            if wanted is not None:
+                raise ModelConfigError(f"The model's {field.name} is {shown(value)}, but it must be {wanted}.")
+        if self.attention not in ATTENTION:
+            raise ModelConfigError(
+                f"The model's attention is {shown(self.attention)}, but it must be 'dense' or 'sparse'."
+            )
+        ends = self.eos_token_ids
+        if not all(isinstance(end, int) and not isinstance(end, bool) and 0 <= end <= LARGEST for end in ends):
+            raise ModelConfigError(
+                f"The model's eos_token_id is {shown(self.eos_token_id)}, but it must be a token id or several."
+            )
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids that end a turn, as a tuple whatever `eos_token_id` is."""
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    def _check_sizes(self) -> None:
         if self.qk_rope_head_dim % 2:
             raise ModelConfigError(f"The model's qk_rope_head_dim is {self.qk_rope_head_dim}, but it must be even.")
         if self.index_head_dim < self.qk_rope_head_dim:
@@ -89,10 +131,10 @@ class ModelConfig:
         allowed = {"mlp_layer_types": {"dense", "sparse"}, "indexer_types": {"full", "shared"}}
         for name, values in allowed.items():
             given = getattr(self, name)
-            if len(given) != self.num_hidden_layers or not set(given) <= values:
+            if len(given) != self.num_hidden_layers or not all(part in sorted(values) for part in given):
                 raise ModelConfigError(
                     f"The model's {name} must hold one of {sorted(values)} for each of the "
-                    f"{self.num_hidden_layers} layers, but it is {list(given)}."
+                    f"{self.num_hidden_layers} layers, but it is {shown(list(given))}."
                 )
         if self.indexer_types[0] == "shared":
             raise ModelConfigError("The model's first layer has indexer type 'shared', but no layer precedes it.")
@@ -112,117 +154,34 @@ class ModelConfig:
     @classmethod
     def from_hugging_face(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Reads a `config.json` of `GlmMoeDsaConfig`; ModelConfigError where it asks for what is not built here."""
-        _refuse_unsupported(values)
-        known = {field.name for field in fields(cls)}
-        kept = {key: value for key, value in values.items() if key in known and value is not None}
-        kept.setdefault("num_nextn_predict_layers", 0)
-        kept["rope_theta"] = (values.get("rope_parameters") or values).get("rope_theta", 10000.0)
-        if isinstance(kept.get("eos_token_id"), list):
-            kept["eos_token_id"] = kept["eos_token_id"][0]
-        return cls(**kept)
+        from model.hugging_face import read_values
+
+        return read_values(values)
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """The content of `config.json`, readable by transformers' `AutoConfig`."""
-        values = asdict(self)
-        values["rope_parameters"] = {"rope_theta": values.pop("rope_theta"), "rope_type": "default"}
-        return values | {
-            "architectures": ["GlmMoeDsaForCausalLM"],
-            "model_type": "glm_moe_dsa",
-            "num_key_value_heads": self.num_attention_heads,
-            "head_dim": self.qk_rope_head_dim,
-            "qk_head_dim": self.qk_head_dim,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "tie_word_embeddings": False,
-            "n_group": 1,
-            "topk_group": 1,
-            "dtype": "float32",
-            "bos_token_id": None,
-            "pad_token_id": None,
-            "mlp_layer_types": list(self.mlp_layer_types),
-            "indexer_types": list(self.indexer_types),
-        }
+        """The content of `config.json`, with every field that transformers, vLLM and SGLang read."""
+        from model.hugging_face import write_values
+
+        return write_values(self)
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    """GLM-5 has one routing group, no biases, plain RoPE and an untied head; nothing else is read."""
-    rope_type = (values.get("rope_parameters") or {}).get("rope_type", "default")
-    facts = {
-        "model_type": (values.get("model_type", "glm_moe_dsa"), "glm_moe_dsa"),
-        "rope_type": (rope_type, "default"),
-        "n_group": (values.get("n_group", 1), 1),
-        "attention_bias": (values.get("attention_bias", False), False),
-        "tie_word_embeddings": (values.get("tie_word_embeddings", False), False),
-        "hidden_act": (values.get("hidden_act", "silu"), "silu"),
-    }
-    for key, (given, supported) in facts.items():
-        if given != supported:
-            raise ModelConfigError(f"config.json sets {key} to {given!r}, but this model supports {supported!r} only.")
+def _number_wanted(name: str, kind: str, value: Any) -> str | None:
+    """What a field must be where its value is not that; None where it is, or where the field holds no number."""
+    if kind == "bool":
+        return None if isinstance(value, bool) else "true or false"
+    if kind == "int":
+        lowest, largest = int(name not in _MAY_BE_ZERO), _LARGEST.get(name, LARGEST_SIZE)
+        fits = isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= largest
+        return None if fits else f"a {'positive ' if lowest else ''}integer of at most {largest}"
+    if kind == "float":
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+        fits = finite and (value > 0 or (value == 0 and name in _MAY_BE_ZERO))
+        return None if fits else f"a finite number {'of at least' if name in _MAY_BE_ZERO else 'above'} 0"
+    return None
 
 
-_SMALL: dict[str, Any] = {
-    "vocab_size": 32768,
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "moe_intermediate_size": 384,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "q_lora_rank": 256,
-    "kv_lora_rank": 128,
-    "qk_nope_head_dim": 64,
-    "qk_rope_head_dim": 32,
-    "v_head_dim": 64,
-    "n_routed_experts": 16,
-    "num_experts_per_tok": 2,
-    "index_n_heads": 8,
-    "index_head_dim": 64,
-    "index_topk": 512,
-    "max_position_embeddings": 8192,
-    "rope_theta": 1e6,
-    "router_bias_update_rate": 1e-3,
-}
-_BASE: dict[str, Any] = {
-    "vocab_size": 65536,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 1024,
-    "num_hidden_layers": 24,
-    "first_k_dense_replace": 2,
-    "num_attention_heads": 16,
-    "q_lora_rank": 1024,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 64,
-    "num_experts_per_tok": 6,
-    "index_n_heads": 16,
-    "index_head_dim": 128,
-    "index_topk": 2048,
-    "max_position_embeddings": 131072,
-    "rope_theta": 1e6,
-    "router_bias_update_rate": 1e-3,
-}
-_GLM5: dict[str, Any] = {
-    "vocab_size": 154880,
-    "hidden_size": 6144,
-    "intermediate_size": 12288,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 78,
-    "first_k_dense_replace": 3,
-    "num_attention_heads": 64,
-    "q_lora_rank": 2048,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 192,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 256,
-    "n_routed_experts": 256,
-    "num_experts_per_tok": 8,
-    "index_n_heads": 32,
-    "index_head_dim": 128,
-    "index_topk": 2048,
-    "max_position_embeddings": 202752,
-    "rope_theta": 1e6,
-    "router_bias_update_rate": 1e-3,
-}
-PRESETS: dict[str, dict[str, Any]] = {"laptop": {}, "small": _SMALL, "base": _BASE, "glm5": _GLM5}
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False

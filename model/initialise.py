@@ -20,16 +20,17 @@ def initialise(module: nn.Module, seed: int, initializer_range: float) -> None:
 
     Norms are one and biases zero.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)  # the same weights on every device
     layers = sum(name.endswith("o_proj.weight") for name, _ in module.named_parameters())
     for name, parameter in module.named_parameters():
         if parameter.dim() < 2:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
-        values = torch.randn(parameter.shape, generator=generator)
+        values = torch.randn(parameter.shape, generator=generator, device="cpu")
         parameter.copy_(values * _deviation(name, parameter.shape[-1], layers, initializer_range))
         if name.endswith("embed_tokens.weight"):
-            parameter.add_(EMBEDDING_OFFSET * torch.randn(parameter.shape[-1], generator=generator))
+            offset = torch.randn(parameter.shape[-1], generator=generator, device="cpu")
+            parameter.add_((EMBEDDING_OFFSET * offset).to(parameter.device))
     for name, buffer in module.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.zero_()

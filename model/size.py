@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import PRESETS, ModelConfig
+from model.config import ModelConfig
+from model.presets import PRESETS
 from model.transformer import Transformer
 
 

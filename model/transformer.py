@@ -45,33 +45,56 @@ class Losses:
 
 
 class Transformer(nn.Module):
-    """A decoder whose parameters are named as in transformers' `GlmMoeDsaForCausalLM`, plus the MTP layer `mtp`."""
+    """A decoder whose parameters are named as in transformers' `GlmMoeDsaForCausalLM`, plus the MTP layer `mtp`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Where a call names no attention mode, it is the one of `config.attention`.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
+        """Weights as `init_weights(seed)` draws them, on torch's default device.
+
+        seed None leaves them as the memory was: for who fills every one of them next, as loading does.
+        Raises MemoryError where they do not fit.
+        """
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.mtp = MultiTokenPredictor(config) if config.num_nextn_predict_layers else None
+        device = torch.get_default_device()
+        with torch.device("meta"):  # no part draws weights of its own
+            self.model = Decoder(config)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+            self.mtp = MultiTokenPredictor(config) if config.num_nextn_predict_layers else None
+        if device.type != "meta":
+            self.allocate(device)
+            if seed is not None:
+                self.init_weights(seed)
+
+    def allocate(self, device: torch.device) -> None:
+        """Memory, not written to, for a network that was outlined on the meta device; MemoryError where it lacks."""
+        try:
+            self.to_empty(device=device)
+        except RuntimeError as error:
+            size = sum(value.nbytes for value in self.state_dict().values())
+            raise MemoryError(f"The network's weights need {size / 1e9:.1f} GB, more than {device} has.") from error
 
     def init_weights(self, seed: int) -> None:
         """Draws every weight anew; the same seed gives the same weights."""
         initialise(self, seed, self.config.initializer_range)
 
-    def forward(self, token_ids: Tensor, document_ids: Tensor | None = None, mode: str = "dense") -> Output:
+    def forward(self, token_ids: Tensor, document_ids: Tensor | None = None, mode: str | None = None) -> Output:
         """Logits of the token after each of token_ids [B, T].
 
         document_ids [B, T]: runs of equal ids are separate documents (positions restart, no attention across).
-        mode: "dense" (indexer unused), "warmup" (dense attention, only the indexer has gradients) or "sparse".
+        mode: "dense" (indexer unused), "warmup" (dense attention, only the indexer has gradients), "sparse", or None
+        for what the configuration says.
         """
         context = self._context(token_ids, document_ids, mode)
-        with torch.set_grad_enabled(context.grad and mode != "warmup"):
+        with torch.set_grad_enabled(context.grad and context.mode != "warmup"):
             stack = self.model(token_ids, context)
             logits = self.lm_head(stack.hidden)
         return Output(logits, stack.hidden, _mean(stack.indexer_losses, logits), _stack(stack.expert_loads, logits))
 
     def loss(
-        self, token_ids: Tensor, loss_weights: Tensor, document_ids: Tensor | None = None, mode: str = "dense"
+        self, token_ids: Tensor, loss_weights: Tensor, document_ids: Tensor | None = None, mode: str | None = None
     ) -> Losses:
         """Training losses; loss_weights [B, T] weighs the prediction *of* each token.
 
@@ -79,7 +102,7 @@ class Transformer(nn.Module):
         + indexer; in warm-up it is the indexer's loss alone and the backbone gets no gradient.
         """
         context = self._context(token_ids, document_ids, mode)
-        with torch.set_grad_enabled(context.grad and mode != "warmup"):
+        with torch.set_grad_enabled(context.grad and context.mode != "warmup"):
             stack = self.model(token_ids, context)
             lm = self._weighted_loss(stack.hidden, token_ids, loss_weights, context.packing, ahead=1)
             mtp = self._mtp_loss(stack, token_ids, loss_weights, context)
@@ -87,7 +110,7 @@ class Transformer(nn.Module):
         total = indexer if mode == "warmup" else lm + self.config.mtp_loss_weight * mtp + indexer
         return Losses(lm, mtp, indexer, total, _stack(stack.expert_loads, lm))
 
-    def log_probs(self, token_ids: Tensor, document_ids: Tensor | None = None, mode: str = "dense") -> Tensor:
+    def log_probs(self, token_ids: Tensor, document_ids: Tensor | None = None, mode: str | None = None) -> Tensor:
         """log p(token t | tokens before it in its document): [B, T] fp32, 0.0 for the first token of a document."""
         context = self._context(token_ids, document_ids, mode, teach=False)
         hidden = self.model(token_ids, context).hidden
@@ -115,8 +138,9 @@ class Transformer(nn.Module):
         return save_transformer(self, folder, extra_files or {})
 
     def _context(
-        self, token_ids: Tensor, document_ids: Tensor | None, mode: str, teach: bool = True
+        self, token_ids: Tensor, document_ids: Tensor | None, mode: str | None, teach: bool = True
     ) -> AttentionContext:
+        mode = self.config.attention if mode is None else mode
         if mode not in MODES:
             raise ValueError(f"There is no attention mode '{mode}'; the modes are {', '.join(MODES)}.")
         packing = Packing.of(token_ids, document_ids)

@@ -26,10 +26,13 @@ from typing import Any, NoReturn, TextIO
 
 from tasks.disk import is_full, sentence
 from tasks.errors import FAILURE, MISTAKE
+from tasks.machine import hold_standard_streams
 
 DEBUG = "LONGHAUL_DEBUG"
 INTERRUPTED = 130
 LONGEST = 600  # characters of a message that a sentence repeats
+
+OURS = "Plain PyTorch, which is slower"  # how the warning of kernels.native begins
 
 Main = Callable[..., int | None]
 
@@ -208,13 +211,19 @@ def _say(words: str) -> None:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Any file's name can be printed, libraries' warnings are not, and output that cannot be written is an error."""
+    """Any file's name can be printed, libraries' warnings are not, and output that cannot be written is an error.
+
+    What warns that compiled code cannot be used is ours, and is one sentence.
+    """
+    hold_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         if not sys.warnoptions and not debugging():
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", message=OURS)
+            warnings.showwarning = lambda message, *_, **__: _say(one_line(str(message)))
         yield
     if sys.stdout is not None:
         sys.stdout.flush()

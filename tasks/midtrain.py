@@ -14,7 +14,7 @@ from model import Transformer
 from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
-from tasks.environments.chat import Chat
+from tasks.environments.chat import Chat, read_tokenizer
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
@@ -71,7 +71,7 @@ def phases(config: Config) -> list[Phase]:
 def read_material(config: Config) -> Material:
     """Corpus, retrieval documents and demonstrations. Raises ShardError or TrainingDataError on bad files."""
     section = config.midtrain
-    tokenizer = Tokenizer.from_file(str(CORPUS / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(CORPUS / "tokenizer" / "tokenizer.json")
     letters = heldout.single_letters(tokenizer)
     corpus = CorpusWindows(read_split(CORPUS, "train"))
     weights = (section.trajectory_weight, section.other_weight)

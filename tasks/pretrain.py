@@ -13,7 +13,7 @@ from model import Transformer
 from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.curation.shards import read_split
-from tasks.environments.chat import OBSERVATION
+from tasks.environments.chat import OBSERVATION, read_tokenizer
 from tasks.tracking import provenance
 from tasks.training import finish, heldout
 from tasks.training.data import CorpusWindows, Source
@@ -46,7 +46,7 @@ def phases(config: Config) -> list[Phase]:
 
 def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
     """Trains, writes checkpoints/pretrain and returns the metrics. Raises as its parts do."""
-    tokenizer = Tokenizer.from_file(str(CORPUS / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(CORPUS / "tokenizer" / "tokenizer.json")
     lineage = provenance("pretrain", config, [CORPUS])
     plan = phases(config)
     state = ResumeState("pretrain", lineage)
@@ -55,12 +55,11 @@ def pretrain(config: Config, reporter: Reporter) -> dict[str, object]:
         "letters": AdjacentRepeats(heldout.single_letters(tokenizer)),
         "tokens": AdjacentRepeats(np.arange(OBSERVATION + 1, tokenizer.get_vocab_size())),
     }
-    transformer = Transformer(config.model_config())
-    transformer.init_weights(config.seed)
+    transformer = Transformer(config.model_config(), config.seed)
     curve = train(transformer, Run("pretrain", plan, sources, config.seed, state, reporter.log))
     metrics = evaluate(transformer, tokenizer, config)
     metrics |= {"steps": len(curve), "tokens": tokens_seen(plan, curve)}
-    finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve)
+    finish.write_checkpoint(transformer, CHECKPOINT, CORPUS / "tokenizer", lineage, curve, attention="dense")
     metrics |= {"curve": finish.thinned(curve), "seconds": state.seconds()}
     finish.write_metrics(METRICS, metrics)
     state.clear()

@@ -23,7 +23,7 @@ from kernels.lightning_indexer.scores import block_start, visible_range
 from kernels.tiles import LOG2E, SMALL
 
 TEACHER = {"BT": 64, "BS": 64, "STAGES": 2, "num_warps": 8}  # queries and keys a tile, depth of the pipeline
-DIVERGENCE = {"BN": 2048, "num_warps": 8}
+DIVERGENCE = {"BN": 2048, "num_warps": 16}  # four columns a thread: with eight, registers spill with triton 3.7
 BUFFER_BYTES = 512 << 20  # of scores and teacher kept at once: bounds the memory of the loss
 
 
@@ -120,9 +120,9 @@ def _divergence(scores, teacher, loss, columns, weight, BN: tl.constexpr):
         seen = score > float("-inf")
         p = tl.load(teacher + number, mask=seen, other=0.0)
         student = tl.where(seen, score - norm, 0.0)  # its logarithm
+        parts += tl.where(p > 0, p * (tl.log(tl.where(p > 0, p, 1.0)) - student), 0.0)
         slope = tl.where(seen, tl.exp(student) * whole - p, 0.0) * weight
-        tl.store(scores + number, slope, mask=number < columns)  # before `parts`, which then need fewer registers
-        parts += p * (tl.log(tl.where(p > 0, p, 1.0)) - student)
+        tl.store(scores + number, slope, mask=number < columns)
     tl.store(loss + row, tl.sum(parts))
 
 

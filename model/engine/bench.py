@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import PRESETS, ModelConfig
+from model.config import ModelConfig
 from model.engine.engine import Engine
 from model.engine.request import Request
+from model.presets import PRESETS
 from model.transformer import Transformer
 
 

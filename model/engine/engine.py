@@ -61,7 +61,7 @@ class Engine:
         transformer: Transformer,
         max_sequences: int,
         max_length: int,
-        mode: str = "sparse",
+        mode: str | None = None,
         version: int = 0,
         prefill_rows: int = 512,
         native: bool | None = None,
@@ -70,10 +70,12 @@ class Engine:
     ) -> None:
         """Allocate the caches and fuse the weights.
 
-        mode: "sparse" (keys selected by the indexer) or "dense". prefill_rows: tokens a step that are not
-        decoding ones. native: None takes the compiled step where it can be built. threads: of the compiled step;
-        None takes torch's number. speculate: tokens that the MTP layer drafts for the next step; 0 is plain decoding.
+        mode: "sparse" (keys selected by the indexer) or "dense"; None takes what the configuration says.
+        prefill_rows: tokens a step that are not decoding ones. native: None takes the compiled step where it can be
+        built. threads: of the compiled step; None takes torch's number. speculate: tokens that the MTP layer drafts
+        for the next step; 0 is plain decoding.
         """
+        mode = transformer.config.attention if mode is None else mode
         if mode not in ("sparse", "dense"):
             raise EngineError(f"The decode engine's mode is '{mode}', but it must be 'sparse' or 'dense'.")
         self.config, self.mode, self.version = transformer.config, mode, version

@@ -99,8 +99,7 @@ class Evidence:
     def _untrained(self, target: Path, like: Path) -> None:
         if target.exists():
             return
-        transformer = Transformer(load_config().model_config())
-        transformer.init_weights(self.seed)
+        transformer = Transformer(load_config().model_config(), self.seed)
         names = ("tokenizer.json", "tokenizer_config.json")
         transformer.save_pretrained(target, {name: (like / name).read_bytes() for name in names})
 

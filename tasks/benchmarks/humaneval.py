@@ -87,7 +87,7 @@ def evaluate_humaneval(
 ) -> tuple[Estimate, list[Attempt]]:
     """Greedy pass@1 over the first `limit` problems with its interval, and the graded attempts."""
     chosen = problems()[:limit]
-    room = max_context - max_new_tokens
+    room = max_context - max_new_tokens - 1  # beside the token that opens the prompt
     prompts = {p.id: encode(p.prompt.strip())[-room:] for p in chosen}  # the end of a prompt too long is what matters
     completions = greedy(engine, prompts, max_new_tokens)
     texts = {p.id: truncate(decode(completions[p.id].token_ids)) for p in chosen}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from model import Transformer
 from tasks.curation.shards import read_split
+from tasks.environments.chat import read_tokenizer
 from tasks.statistics import Estimate
 from tasks.training import heldout
 from tasks.training.data import CorpusWindows, Mode, Row
@@ -30,7 +30,7 @@ class LanguageSet:
 
 def language_set(corpus: Path, context: int, windows: int, documents: int, seed: int) -> LanguageSet:
     """Built from the corpus's held-out split. Raises ShardError where a shard is truncated or altered."""
-    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(corpus / "tokenizer" / "tokenizer.json")
     text = read_split(corpus, "heldout")
     repeats = ScatteredRepeats(CorpusWindows(text), heldout.single_letters(tokenizer))
     return LanguageSet(

@@ -86,7 +86,7 @@ def _mixture(settings: Settings, material: Material) -> Mixture:
 def _step(network: Transformer, optimizer: Muon, source: Mixture, settings: Settings, step: int) -> float:
     section = settings.config.pretrain
     batch = draw_batch(source, settings.seed, step, section.batch, section.context)
-    losses = network.loss(batch.token_ids, batch.loss_weights, batch.document_ids)
+    losses = network.loss(batch.token_ids, batch.loss_weights, batch.document_ids, "dense")
     optimizer.zero_grad()
     losses.total.backward()
     nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -107,7 +107,7 @@ def largest_logits(network: Transformer, rows: Sequence[Row]) -> list[float]:
     hooks = [layer.self_attn.register_forward_pre_hook(look) for layer in network.model.layers]
     try:
         batch = stack(list(rows))
-        network.log_probs(batch.token_ids, batch.document_ids)
+        network.log_probs(batch.token_ids, batch.document_ids, "dense")
     finally:
         for hook in hooks:
             hook.remove()

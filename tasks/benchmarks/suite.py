@@ -15,7 +15,7 @@ from tasks.benchmarks import language
 from tasks.benchmarks.agentic import Outcome, episode_specs, evaluate_episodes, heldout_tasks
 from tasks.benchmarks.humaneval import Attempt, evaluate_humaneval
 from tasks.config.sections import EvaluateConfig
-from tasks.environments.chat import Chat
+from tasks.environments.chat import Chat, read_tokenizer
 from tasks.rl.agent import AgentLimits, BoxFactory, EpisodeSpec
 from tasks.statistics import Estimate
 
@@ -33,11 +33,12 @@ class Subject:
 
     @classmethod
     def load(cls, folder: Path, settings: EvaluateConfig) -> Subject:
-        """Raises CheckpointError if the folder is damaged."""
+        """Raises CheckpointError or ChatError if the folder is damaged."""
         transformer = Transformer.from_pretrained(folder)
         transformer.eval().requires_grad_(False)  # no gradients, and the indexer's loss is not computed
         engine = Engine(transformer, settings.concurrency, settings.max_context, mode="sparse")
-        return cls(folder, transformer, Tokenizer.from_file(str(folder / "tokenizer.json")), engine)
+        tokenizer = read_tokenizer(folder / "tokenizer.json", transformer.config.vocab_size)
+        return cls(folder, transformer, tokenizer, engine)
 
 
 def specs(settings: EvaluateConfig) -> list[EpisodeSpec]:

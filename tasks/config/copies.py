@@ -38,6 +38,13 @@ def find(home: Path, run: str) -> Path | None:
     return copy if copy.is_file() else None
 
 
+def forget(home: Path, run: str) -> None:
+    """Removes the copy of a run that has ended, and the folder of copies where it was the last."""
+    (home / FOLDER / f"{run}.yaml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        (home / FOLDER).rmdir()
+
+
 def refuse_change(copy: Path, params: Path, sections: Sequence[str] = ()) -> None:
     """Raises ConfigError where the file says something else than the copy, in these sections or in any."""
     before, now = (read_mapping(read_text(path), str(path)) for path in (copy, params))

@@ -27,10 +27,13 @@ from typing import Any
 from tasks.config import copies, processes
 from tasks.config.errors import ConfigError
 from tasks.errors import MISTAKE, MachineError
+from tasks.launcher import launched
 
 HOME = Path(".longhaul")
+LOCK = "run.lock"
 TOKEN = "LONGHAUL_RUN"
 RUN, PROGRAMS = 0, 1  # bytes of the lock file
+LONGEST = 120  # characters of its command that a sentence repeats
 PATIENCE_SECONDS = 20.0  # for the programs of a run that was killed; flows.guard ends them in less
 _HELD: dict[Path, Hold] = {}  # of this process. It must not open a lock file twice: closing one lets go of both
 _GUARD = threading.Lock()
@@ -66,6 +69,8 @@ class Hold:
             self.users -= 1
             if self.users == 0:
                 _HELD.pop(self.folder, None)
+                if not self.joined:
+                    _leave(self.folder, self.file, self.run)
                 os.close(self.file)
 
     def freeze(self, params: Path) -> Path:
@@ -91,7 +96,8 @@ class Hold:
 
 def is_first_rank() -> bool:
     """Of the processes that torchrun starts for one stage, the first holds the folder for all."""
-    return os.environ.get("RANK", "0") == "0"
+    launch = launched()
+    return launch is None or launch.rank == 0
 
 
 @contextlib.contextmanager
@@ -125,28 +131,56 @@ def join() -> None:
 
 
 def _take(folder: Path, command: str) -> Hold:
-    file = _open(folder / HOME)
-    try:
-        if not _lock(file, RUN, fcntl.LOCK_EX):
-            return _join(folder, file)
-        _wait_for_programs(folder, file)
-        holder = Holder(processes.identity(os.getpid()), os.getpid(), command, time.strftime("%Y-%m-%d %H:%M:%S"))
-        data = json.dumps(asdict(holder)).encode() + b"\n"
-        os.ftruncate(file, 0)
-        os.pwrite(file, data, 0)
-    except BaseException:
-        os.close(file)
-        raise
+    while True:
+        file = _open(folder / HOME)
+        try:
+            if not _lock(file, RUN, fcntl.LOCK_EX):
+                return _join(folder, file)
+            if _is_there(file, folder):
+                return _begin(folder, file, command)
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # the run before took it away at its end, between our opening and our lock
+
+
+def _begin(folder: Path, file: int, command: str) -> Hold:
+    _wait_for_programs(folder, file)
+    holder = Holder(processes.identity(os.getpid()), os.getpid(), command, time.strftime("%Y-%m-%d %H:%M:%S"))
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(asdict(holder)).encode() + b"\n", 0)
     os.environ[TOKEN] = holder.id  # for the programs that this one starts
     return Hold(folder, holder.id, False, file)
 
 
 def _open(home: Path) -> int:
+    for attempt in range(50):
+        try:
+            home.mkdir(exist_ok=True)
+            return os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):  # a run that ended took its empty folder away meanwhile
+            time.sleep(0.001 * attempt)
+        except OSError as error:
+            why = error.strerror
+            raise MachineError(f"The folder {home} cannot be written, so no run starts here: {why}.") from error
+    raise MachineError(f"The folder {home} cannot be made, so no run starts here.")
+
+
+def _is_there(file: int, folder: Path) -> bool:
+    """Whether the open file is still the one that others find by its name."""
     try:
-        home.mkdir(exist_ok=True)
-        return os.open(home / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise MachineError(f"The folder {home} cannot be written, so no run starts here: {error.strerror}.") from error
+        return os.path.samestat(os.fstat(file), os.stat(folder / HOME / LOCK))
+    except FileNotFoundError:
+        return False
+
+
+def _leave(folder: Path, file: int, run: str) -> None:
+    """Takes away what the run had of its own, unless programs of it still work."""
+    with contextlib.suppress(OSError):  # what stays does no harm
+        if _lock(file, PROGRAMS, fcntl.LOCK_EX) and _is_there(file, folder):
+            copies.forget(folder / HOME, run)
+            (folder / HOME / LOCK).unlink()
+            (folder / HOME).rmdir()  # refused where other things are in it
 
 
 def _lock(file: int, byte: int, kind: int) -> bool:
@@ -156,7 +190,7 @@ def _lock(file: int, byte: int, kind: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        raise MachineError(f"The file {HOME / 'run.lock'} cannot be locked: {error.strerror}.") from error
+        raise MachineError(f"The file {HOME / LOCK} cannot be locked: {error.strerror}.") from error
     return True
 
 
@@ -181,8 +215,9 @@ def _read(file: int) -> Holder | None:
 def _refusal(folder: Path, holder: Holder | None) -> str:
     if holder is None:
         return f"Another run holds the folder {folder}; wait until it has ended."
+    command = holder.command if len(holder.command) <= LONGEST else f"{holder.command[:LONGEST]}..."
     return (
-        f"Another run holds the folder {folder}: `{holder.command}`, process {holder.pid}, since {holder.since}; "
+        f"Another run holds the folder {folder}: `{command}`, process {holder.pid}, since {holder.since}; "
         f"wait until it has ended, or end it with `kill {holder.pid}`."
     )
 

@@ -18,6 +18,7 @@ from tasks.config.overrides import merged, parse_overrides
 from tasks.config.processor import warnings
 from tasks.config.reading import read_mapping, read_text
 from tasks.config.sections import Config, known_keys
+from tasks.machine import check_machine
 
 PARAMS = "params.yaml"
 
@@ -39,7 +40,8 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = (), name: str = P
 def parse_arguments(stage: str, argv: Sequence[str] | None = None, holds: bool = True) -> Config:
     """The command line every stage shares: `--params FILE` and any number of `--set key.path=value`.
 
-    As long as the parameters live, the program holds the working folder; raises ConfigError where another run does.
+    As long as the parameters live, the program holds the working folder; raises ConfigError where another run does,
+    and MachineError where the machine would let the stage down later.
     A program of a run gets the run's own parameters. holds=False: it writes nothing that a stage writes.
     """
     parser = Parser(prog=f"python -m tasks.{stage}")
@@ -48,6 +50,7 @@ def parse_arguments(stage: str, argv: Sequence[str] | None = None, holds: bool =
     arguments = parser.parse_args(argv)
     if not holds or not holding.is_first_rank():
         return load_config(arguments.params, arguments.overrides)
+    check_machine()
     hold = holding.take(f"python -m tasks.{stage}")
     try:
         config = _parameters_of(stage, hold, arguments.params, arguments.overrides)

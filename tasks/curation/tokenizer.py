@@ -18,12 +18,38 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 # A word keeps the space or the dot before it (`.txt`, `.join`: a fifth fewer tokens a command at equal bytes a token
 # of the corpus); digits stay single, so that a number is read as its digits; indentation is one run.
 PIECES = r"[ .]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ {'system': '<|system|>', 'user': '<|user|>', 'assistant': '<|assistant|>', 'tool': '<|observation|>'}"
-    "[message['role']] + message['content'] }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+# For clients of the OpenAI kind: a content may be absent, null, text or parts, of which those that are text are read; a
+# tool call is the command it holds; `developer` is today's name of `system`; a role nobody knows speaks as the user.
+CHAT_TEMPLATE = """\
+{%- macro text(content) -%}
+{%- if content is string -%}{{ content }}
+{%- elif content is none or content is undefined -%}
+{%- elif content is mapping -%}{{ text(content.get('text')) }}
+{%- elif content is iterable -%}{%- for part in content -%}{{ text(part) }}{%- endfor -%}
+{%- else -%}{{ content }}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro call(function) -%}
+{%- if function is mapping -%}
+{%- set given = function.get('arguments') -%}
+{%- if given is mapping and given.get('command') is string -%}{{ given.get('command') }}
+{%- elif given is mapping -%}{{ given | tojson }}
+{%- else -%}{{ text(given) }}
+{%- endif -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- set tokens = {'system': '<|system|>', 'developer': '<|system|>', 'assistant': '<|assistant|>',
+                  'tool': '<|observation|>', 'function': '<|observation|>'} -%}
+{%- for message in messages -%}
+{%- set role, wanted = message['role'], message['tool_calls'] -%}
+{{ tokens.get(role, '<|user|>') if role is string else '<|user|>' }}{{ text(message['content']) }}
+{%- if wanted is iterable and wanted is not string and wanted is not mapping -%}
+{%- for one in wanted if one is mapping -%}
+{{ call(one.get('function')) }}{%- if not loop.last -%}{{ '\\n' }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"""
 
 
 class TokenizerError(InputError):
@@ -107,7 +133,15 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json and the tokenizer_config.json by which transformers' AutoTokenizer finds it."""
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+    listed = {
+        str(number): {"content": token, "special": True, "lstrip": False, "normalized": False, "rstrip": False,
+                      "single_word": False}
+        for number, token in enumerate(SPECIAL_TOKENS)
+    }  # fmt: skip
     config = {
+        "added_tokens_decoder": listed,
+        "bos_token": None,
+        "unk_token": None,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": SPECIAL_TOKENS[END_OF_TEXT],
         "pad_token": SPECIAL_TOKENS[END_OF_TEXT],

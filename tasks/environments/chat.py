@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -22,7 +23,22 @@ SHELL_LINE = re.compile(r"^bash: line \d+: ", re.MULTILINE)  # a line of the san
 
 
 class ChatError(InputError):
-    """The tokenizer does not hold the control tokens where the chat format expects them."""
+    """A tokenizer that is missing, damaged, another model's, or without the chat format's control tokens."""
+
+
+def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """A tokenizer.json. Raises ChatError where it cannot be read, or has ids that a model of vocab_size has not."""
+    path = Path(path)
+    if not path.is_file():
+        raise ChatError(f"There is no tokenizer {path}.")
+    try:
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
+    except Exception as error:  # the library raises no class of its own
+        raise ChatError(f"{path} is not a tokenizer.json that can be read ({str(error).rstrip('.')}).") from error
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocab_size is not None and largest >= vocab_size:
+        raise ChatError(f"{path} has token ids up to {largest}, but the model's vocab_size is {vocab_size}.")
+    return tokenizer
 
 
 class Chat:
@@ -43,9 +59,9 @@ class Chat:
         self.max_observation_bytes = max_observation_bytes
 
     @classmethod
-    def load(cls, path: str, max_observation_bytes: int = 120) -> Chat:
-        """From a tokenizer.json file."""
-        return cls(Tokenizer.from_file(str(path)), max_observation_bytes)
+    def load(cls, path: str | Path, max_observation_bytes: int = 120, vocab_size: int | None = None) -> Chat:
+        """From a tokenizer.json file, read as by `read_tokenizer`."""
+        return cls(read_tokenizer(path, vocab_size), max_observation_bytes)
 
     def prompt(self, instruction: str) -> list[int]:
         """Ids of the episode's start; the model continues with its first command."""

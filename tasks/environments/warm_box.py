@@ -6,6 +6,7 @@ model never runs here; that gets a fresh box of `tasks.sandbox` each time.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -13,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tasks.bubblewrap import advice
 from tasks.errors import MachineError
 
-DRIVER = r"""while IFS= read -r -d '' command; do eval "$command" < /dev/null 2>&1; printf '\0%d\n' "$?"; done"""
+DRIVER = (
+    r"""umask 022; while IFS= read -r -d '' command; do eval "$command" < /dev/null 2>&1; printf '\0%d\n' "$?"; done"""
+)
 
 
 class WarmBoxError(MachineError):
@@ -29,34 +33,47 @@ class WarmBox:
         """Raises WarmBoxError when bubblewrap is not installed or refuses."""
         program = shutil.which("bwrap")
         if program is None:
-            raise WarmBoxError("Demonstrations need bubblewrap, and the program bwrap was not found.")
+            raise WarmBoxError(
+                "Demonstrations need bubblewrap, and the program bwrap was not found: install the system package "
+                "'bubblewrap'."
+            )
         self._folder = Path(tempfile.mkdtemp(prefix="longhaul-demonstrate-"))
-        self._process = subprocess.Popen(
-            [program, *_arguments(self._folder), "bash", "--norc", "--noprofile", "-c", DRIVER, "bash"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        if self.run("echo ready") != ("ready\n", 0):
+        self._folder.chmod(0o700)
+        try:
+            self._process = subprocess.Popen(
+                [program, *_arguments(self._folder), "bash", "--norc", "--noprofile", "-c", DRIVER, "bash"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise WarmBoxError(f"The program {program} could not be started: {error.strerror}.") from error
+        said, code = self.run("echo ready")
+        if (said, code) != ("ready\n", 0):
             self.close()
-            raise WarmBoxError("Demonstrations need bubblewrap, and it could not open a box on this machine.")
+            words = " ".join(said.split()).rstrip(".") or "nothing"
+            raise WarmBoxError(
+                f"Demonstrations need bubblewrap, and it could not open a box; it said: {words}{advice(words)}."
+            )
 
     def reset(self, files: Mapping[str, str]) -> None:
-        """Empties /work and writes the files."""
+        """Empties /work and writes the files, whose permissions are the same under every mask."""
         for path in self._folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name, text in files.items():
             target = self._folder / name
-            target.parent.mkdir(exist_ok=True)
+            if target.parent != self._folder and not target.parent.exists():
+                target.parent.mkdir()
+                target.parent.chmod(0o755)
             target.write_text(text, encoding="utf-8")
+            target.chmod(0o644)
 
     def run(self, command: str) -> tuple[str, int]:
         """(what the command printed, its exit code)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it ended: what it said last is read below
             self._process.stdin.write(command.encode() + b"\0")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return "", 255
         printed = bytearray()
         while not printed.endswith(b"\n") or b"\0" not in printed:
             piece = self._process.stdout.read1(65536)  # type: ignore[attr-defined]
@@ -89,8 +106,8 @@ class WarmBox:
 def _arguments(folder: Path) -> list[str]:
     links = [part for name in ("bin", "lib", "lib64") for part in ("--symlink", f"usr/{name}", f"/{name}")]
     return [
-        "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL", "--uid", "1000",
-        "--gid", "1000", "--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
-        "--bind", str(folder), "/work", "--chdir", "/work", "--setenv", "PATH", "/usr/bin:/bin",
+        "--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
+        "--uid", "1000", "--gid", "1000", "--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev",
+        "--tmpfs", "/tmp", "--bind", str(folder), "/work", "--chdir", "/work", "--setenv", "PATH", "/usr/bin:/bin",
         "--setenv", "HOME", "/work", "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "TZ", "UTC",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model import Transformer
-from model.checkpoint import save_tensors
+from model.checkpoint import CheckpointError, save_tensors
 from tasks.rl.errors import NotFinite, RunStopped
 from tasks.rl.finite import not_finite
 
@@ -98,7 +98,10 @@ class PolicyStore:
 
     def load(self, version: int) -> Transformer:
         """The model of `version`, verified: its files are those published and all its weights are finite."""
-        model = Transformer.from_pretrained(self.verify(version))
+        try:
+            model = Transformer.from_pretrained(self.verify(version))
+        except CheckpointError as error:
+            raise PolicyError(f"The policy {self.folder(version)} cannot be read: {error}") from error
         _refuse_not_finite(f"The policy {self.folder(version)} is not used", model.state_dict())
         return model
 

@@ -37,7 +37,8 @@ class Rollout:
         version, model = self.policies.load_latest()
         self.engine = Engine(model, self.settings.concurrency, length, mode=MODE, version=version)
         limits = AgentLimits(self.settings.max_action_tokens, length)
-        self.loop = AgentLoop(self.engine, Chat.load(worker.spec.tokenizer), factory, limits, self._finished)
+        chat = Chat.load(worker.spec.tokenizer, vocab_size=model.config.vocab_size)
+        self.loop = AgentLoop(self.engine, chat, factory, limits, self._finished)
 
     def run(self) -> None:
         """Until the run ends or the worker is told to stop. Raises RunStopped when the policy cannot be sampled."""

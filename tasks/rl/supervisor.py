@@ -169,10 +169,10 @@ def _results(running: Sequence[Future[Answer]], stop: threading.Event) -> list[A
 def _keep_running(kind: str, run_dir: Path, on_line: OnLine, stop: threading.Event) -> int:
     """One place for a worker: how often its program was started again."""
     restarts, patience, last = 0, Patience(), deque[str](maxlen=1)
-    while True:
+    while not _is_over(run_dir):
         code = _run_once(kind, ["--run-dir", str(run_dir)], run_dir, on_line, stop, last)
         if stop.is_set() or _is_over(run_dir):
-            return restarts
+            break
         pause = patience.next_wait(_version(run_dir))
         if pause is None:
             raise WorkerFailed(
@@ -182,6 +182,7 @@ def _keep_running(kind: str, run_dir: Path, on_line: OnLine, stop: threading.Eve
         on_line(f"[reinforce] the {kind} worker ended with code {code}; it starts again in {pause:g} s")
         stop.wait(pause)
         restarts += 1
+    return restarts
 
 
 def _is_over(run_dir: Path) -> bool:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tasks.sandbox.advice import advice, not_started
+from tasks.bubblewrap import advice
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import collect_files
-from tasks.sandbox.limits import CommandResult, Limits, SandboxError
+from tasks.sandbox.limits import CommandResult, Limits, SandboxError, not_started
 
 MAX_COMMAND_BYTES = 60_000  # below a pipe's 64 KiB, so that handing a command over never blocks
 KILLED = 128 + signal.SIGKILL

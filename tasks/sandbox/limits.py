@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tasks.bubblewrap import advice
 from tasks.errors import MachineError
 
 
@@ -39,3 +40,9 @@ class CommandResult:
     timed_out: bool
     seconds: float
     report: bytes = b""
+
+
+def not_started(said: str) -> SandboxError:
+    """The error of a box that did not start, of which bubblewrap said this, and what to type against it."""
+    words = said.rstrip(".")
+    return SandboxError(f"The sandbox could not start a box; bubblewrap said: {words}{advice(words)}.")

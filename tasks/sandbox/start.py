@@ -9,11 +9,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tasks.sandbox.advice import advice, not_started
+from tasks.bubblewrap import advice
 from tasks.sandbox.box import Pipes
 from tasks.sandbox.cgroup import ControlGroup
 from tasks.sandbox.collect import check_path
-from tasks.sandbox.limits import SandboxError
+from tasks.sandbox.limits import SandboxError, not_started
 
 PIPE_BYTES = 1 << 18
 FIRST_INHERITED = 10  # the shell's own redirections (the report is 9) name one digit

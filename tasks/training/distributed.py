@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from tasks.errors import MachineError
-from tasks.training.launcher import ALONE, Launch, launched, settle
+from tasks.launcher import ALONE, Launch, launched, settle
 
 MEETING_SECONDS = 300.0  # from the first process of a group to the last
 _BUILT_OP = "deepspeed_shm_comm"  # only for inference; compiling it takes a minute and a compiler
@@ -40,10 +40,24 @@ def start_process_group() -> None:
     launch = launched()
     settle(launch)
     if launch is None:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # in memory: leaves no file
+        _stay_alone(backend)
     else:
         _join(backend, launch)
     atexit.register(_leave)
+
+
+def _stay_alone(backend: str) -> None:
+    """A group of one, on the loopback whatever this machine is called: its name need not lead anywhere."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    try:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # in memory: leaves no file
+    except RuntimeError as error:
+        if "gloo/transport" not in str(error):
+            raise
+        raise GroupError(
+            "Training needs the loopback interface of this machine, which is missing or down: `ip link set lo up` as "
+            "root starts it."
+        ) from error
 
 
 def _join(backend: str, launch: Launch) -> None:

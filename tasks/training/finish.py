@@ -6,8 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model import Transformer
 from tasks.tracking import metrics as metrics_file
@@ -20,11 +21,14 @@ def write_checkpoint(
     tokenizer: Path,
     lineage: Mapping[str, str],
     curve: Sequence[tuple[int, float]],
+    attention: Literal["dense", "sparse"] = "sparse",
 ) -> None:
     """A Hugging Face folder with tokenizer, longhaul.json and loss.csv; rank 0 writes it.
 
-    lineage: stage, params_hash, data_hash; the weights' SHA-256 is added.
+    lineage: stage, params_hash, data_hash; the weights' SHA-256 is added. attention: how the weights were trained to
+    attend; config.json says so to every program that runs them.
     """
+    transformer.config = replace(transformer.config, attention=attention)
     if distributed.rank() != 0:
         return
     extra = {path.name: path.read_bytes() for path in sorted(tokenizer.glob("*.json"))}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import Config
+from tasks.launcher import launched
 from tasks.tracking import Tracker, run
-from tasks.training.launcher import launched
 
 Log = Callable[[int, Mapping[str, float]], None]
 

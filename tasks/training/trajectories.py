@@ -34,7 +34,7 @@ class Trajectories:
     """
 
     def __init__(self, transcripts: Mapping[str, Sequence[Transcript]], shares: Mapping[str, float]) -> None:
-        unknown = sorted(set(shares) - set(transcripts))
+        unknown = sorted(name for name, share in shares.items() if share > 0 and name not in transcripts)
         if unknown:
             raise TrainingDataError(f"There are no demonstrations of {', '.join(unknown)}.")
         names = sorted(name for name in transcripts if transcripts[name] and (not shares or shares.get(name, 0) > 0))

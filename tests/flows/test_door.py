@@ -29,4 +29,5 @@ def test_sentences_pass_and_other_errors_become_one() -> None:
 def test_a_decorated_flow_keeps_its_parameters() -> None:
     assert list(inspect.signature(one_sentence(_work)).parameters) == ["error", "more"]
     assert list(pipeline.parameters.properties) == ["overrides"]
+    assert pipeline.validate_parameters({"overrides": ["seed=2"]}) == {"overrides": ["seed=2"]}
     assert list(nightly_evaluation.parameters.properties) == []

@@ -12,8 +12,11 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 OURS = ("tasks", "model", "kernels")
-# Parameters are dependencies by themselves; tracking only records; a full disk and a rename change no content.
-EXCEPT = ("tasks.config", "tasks.tracking", "tasks.disk")
+# Parameters are dependencies by themselves; tracking only records; how a program begins, shares its work and ends, what
+# it says and how files are replaced change no content.
+EXCEPT = ("tasks.config", "tasks.tracking") + tuple(
+    f"tasks.{name}" for name in ("cli", "errors", "machine", "launcher", "bubblewrap", "disk")
+)
 PROGRAM = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")  # a module's name as text: started as a program
 
 

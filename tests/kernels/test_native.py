@@ -59,7 +59,7 @@ def test_everything_the_library_depends_on_names_it(
     header = tmp_path / "answer.h"
 
     def name() -> str:
-        return native._built(source, FLAGS, ("-DVALUE=1",), (header,)).name
+        return native._plan(source, FLAGS, ("-DVALUE=1",), (header,))[1]
 
     header.write_text("")
     names = [name()]
@@ -71,8 +71,8 @@ def test_everything_the_library_depends_on_names_it(
     names.append(name())
     monkeypatch.setattr(native, "_processor", lambda: ("another machine",))
     names.append(name())
-    names.append(native._built(source, ("-O2",), ("-DVALUE=1",), (header,)).name)
-    names.append(native._built(source, FLAGS, ("-DVALUE=2",), (header,)).name)
+    names.append(native._plan(source, ("-O2",), ("-DVALUE=1",), (header,))[1])
+    names.append(native._plan(source, FLAGS, ("-DVALUE=2",), (header,))[1])
     assert len(set(names)) == 7
 
 
@@ -115,6 +115,60 @@ def test_a_folder_that_is_not_private_is_never_loaded_from(
     with pytest.warns(RuntimeWarning, match="is not private to this user"):
         assert native.library(source, VALUE=6) is None
     assert libraries(tmp_path) == []
+
+
+MOUNTS = {
+    "a cache whose file system runs nothing": 'mount -t tmpfs -o noexec tmpfs "$CACHE"',
+    "a full cache": 'mount -t tmpfs -o size=4k tmpfs "$CACHE"; echo >"$CACHE/filling"',
+    "a full folder for temporary files": 'mount -t tmpfs -o size=4k tmpfs "$TMPDIR"; echo >"$TMPDIR/filling"',
+    "a read-only cache": 'mount -t tmpfs -o ro tmpfs "$CACHE"',
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("mount", MOUNTS.values(), ids=MOUNTS)
+def test_another_place_serves_where_one_does_not(mount: str, source: Path, tmp_path: Path) -> None:
+    places = {"XDG_CACHE_HOME": tmp_path / "cache", "CACHE": tmp_path / "cache", "TMPDIR": tmp_path / "scratch"}
+    for folder in places.values():
+        folder.mkdir(exist_ok=True)
+    call = f"native.library(Path({str(source)!r}), VALUE=4)"
+    code = f"from kernels import native; from pathlib import Path; print({call}.answer())"
+    words = ["unshare", "-m", "sh", "-c", f'{mount}; exec "$@"', "sh", sys.executable, "-W", "error", "-c", code]
+    environment = os.environ | {name: str(folder) for name, folder in places.items()}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "4\n", done.stderr
+
+
+def test_a_damaged_library_is_built_anew(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache/longhaul/native"
+    folder.mkdir(parents=True)
+    (folder / native._plan(source, native.FLAGS, ("-DVALUE=11",), ())[1]).write_text("cut off")
+    assert answer(source, 11) == 11
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ('cc "', "the variable CC of the environment is no command"),
+        ("cc -caf\u00e9", "the compiler .* failed with code"),
+    ],
+)
+def test_a_compiler_that_is_named_wrongly_is_a_warning(
+    compiler: str, reason: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    with pytest.warns(RuntimeWarning, match=reason):
+        assert native.library(source, VALUE=12) is None
+
+
+def test_a_compilers_words_need_not_be_of_the_locale(source: Path) -> None:
+    code = (
+        f"from kernels import native; from pathlib import Path; print(native.library(Path({str(source)!r}), VALUE=4))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "CC": "cc -caf\u00e9"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, check=True)
+    assert done.stdout == b"None\n"
+    assert b"does the work of compiled code here because the compiler" in done.stderr
 
 
 def test_without_a_compiler_one_warning_and_plain_pytorch(

@@ -198,6 +198,19 @@ def test_warnings_of_libraries_are_not_shown() -> None:
     assert "a library said this" in run(body, PYTHONWARNINGS="default").stderr
 
 
+def test_that_compiled_code_cannot_be_used_is_said_in_one_sentence() -> None:
+    body = (
+        "from kernels.native import build; from pathlib import Path\nParser(prog='probe').parse_args(argv)\n"
+        "build(Path('nothing.c'), ())\nbuild(Path('nothing.cpp'), ())"
+    )
+    done = run(body, CC="no-such-compiler", CXX="no-such-compiler")
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "Plain PyTorch, which is slower, does the work of compiled code here because there is no"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_door_leaves_the_filters_of_warnings_as_they_were() -> None:
     before = list(warnings.filters)
     assert program("probe")(lambda argv: 0)([]) == 0

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from tasks.benchmarks.dsa.plan import rows
 from tasks.curation.shards import read_split
-from tasks.environments.chat import OBSERVATION
+from tasks.environments.chat import OBSERVATION, read_tokenizer
 from tasks.tracking.provenance import fingerprint
 from tasks.training import heldout
 from tasks.training.data import CorpusWindows, Row, Source
@@ -40,7 +39,7 @@ class Material:
         """Raises TrainingDataError with one sentence where there is no corpus, ShardError where it is damaged."""
         if not (corpus / "manifest.json").is_file():
             raise TrainingDataError(f"There is no curated corpus in {corpus}; `dvc repro curate` makes it.")
-        tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
+        tokenizer = read_tokenizer(corpus / "tokenizer" / "tokenizer.json")
         train, kept = (CorpusWindows(read_split(corpus, split)) for split in ("train", "heldout"))
         letters = heldout.single_letters(tokenizer)
         return cls(train, kept, letters, tokenizer.get_vocab_size(), fingerprint(corpus))

@@ -126,15 +126,14 @@ def replaced(transformer: Transformer, make: Make | None) -> Iterator[Transforme
 
 def resized(transformer: Transformer, **changes: Any) -> Transformer:
     """A copy of the network under a configuration with these changes, which must leave every weight its shape."""
-    copy = Transformer(replace(transformer.config, **changes))
+    copy = Transformer(replace(transformer.config, **changes), seed=None)
     copy.load_state_dict(transformer.state_dict())
     return copy
 
 
 def fitted(transformer: Transformer, config: ModelConfig, seed: int) -> Transformer:
     """A copy under `config`. Indexers of another size are new, as `init_weights(seed)` makes them; the rest is kept."""
-    copy, weights = Transformer(config), transformer.state_dict()
-    copy.init_weights(seed)
+    copy, weights = Transformer(config, seed), transformer.state_dict()
     sizes = [(c.index_n_heads, c.index_head_dim) for c in (transformer.config, config)]
     kept = {n: v for n, v in weights.items() if sizes[0] == sizes[1] or ".indexer." not in n}
     copy.load_state_dict({**copy.state_dict(), **kept})

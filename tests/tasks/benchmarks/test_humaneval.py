@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from model import ModelConfig, Transformer
+from model.engine import Engine
 from tasks.benchmarks import humaneval
-from tasks.benchmarks.humaneval import grade, grade_all, problems, recorded_calls, replay, truncate
+from tasks.benchmarks.humaneval import evaluate_humaneval, grade, grade_all, problems, recorded_calls, replay, truncate
 
 FIRST = problems()[0]
 ALWAYS_EQUAL = """
@@ -130,3 +132,22 @@ def test_truncation_keeps_the_function_body(completion: str, kept: str) -> None:
 
 def test_the_package_holds_164_problems() -> None:
     assert len(humaneval.problems()) == 164
+
+
+@pytest.mark.parametrize(("new", "context"), [(1, 64), (8, 64), (62, 64)])
+def test_a_prompt_that_is_too_long_leaves_room_for_all_tokens(new: int, context: int, plain_factory: Any) -> None:
+    shape = ModelConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=1,
+        num_nextn_predict_layers=0,
+    )  # fmt: skip
+    transformer = Transformer(shape)
+    transformer.init_weights(0)
+    engine = Engine(transformer.eval(), 2, context, native=False)
+    sampled: list[int] = []
+
+    def decode(ids: Sequence[int]) -> str:
+        sampled.append(len(ids))
+        return ""
+
+    evaluate_humaneval(engine, lambda _: [5] * 500, decode, plain_factory, 1, new, context)
+    assert sampled == [new]

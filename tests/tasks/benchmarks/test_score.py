@@ -16,7 +16,7 @@ import pytest
 from tasks import evaluate, promote
 from tasks.benchmarks import measure, score, suite
 from tasks.benchmarks.agentic import Outcome
-from tasks.rl import judging, rollout
+from tasks.rl import judging, rollout, worker
 from tasks.statistics import StatisticsError
 from tests.tasks.benchmarks.test_agentic import OUTCOME
 
@@ -49,7 +49,7 @@ class Sandbox:
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     opened = Sandbox()
-    for module in (score, measure, evaluate, judging, rollout):
+    for module in (score, measure, evaluate, worker):
         monkeypatch.setattr(module, "open_sandbox", lambda *_: opened)
     monkeypatch.setattr("tasks.sandbox.open_sandbox", lambda *_: opened)
     monkeypatch.setattr(suite.Subject, "load", lambda *_: None)

@@ -12,6 +12,7 @@ import pytest
 
 from tasks.config import ConfigError, FolderInUse, held, holding, load_config, parse_arguments
 from tasks.config.start import begin, parameters
+from tasks.errors import MachineError
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
@@ -71,10 +72,17 @@ def test_a_second_run_gets_one_sentence_and_changes_nothing(command: list[str], 
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        f"Another run holds the folder {folder}: `make run SET=seed=1`, process {first.pid}, "
-    )
+    holder = f"`make run SET=seed=1`, process {first.pid}"
+    assert done.stderr.startswith(f"Another run holds the folder {folder}: {holder}, since ")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_long_command_does_not_push_the_advice_out(start: Start) -> None:
+    first = start("make run SET=" + "x" * 2000)
+    assert said(first) == "holds"
+    with pytest.raises(FolderInUse, match=rf"x\.\.\.`, process {first.pid}, since .* `kill {first.pid}`\.$") as caught:
+        holding.take("the second")
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, None])
@@ -126,6 +134,12 @@ def test_one_process_may_hold_it_again_inside(folder: Path, start: Start) -> Non
     assert said(start("another")) == "holds"
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence(folder: Path) -> None:
+    Path(".longhaul").write_text("a file is in the way")
+    with pytest.raises(MachineError, match=r"^The folder .*\.longhaul cannot be made, so no run starts here\.$"):
+        holding.take("a run")
+
+
 def test_another_folder_is_not_held(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(start("the first")) == "holds"
     (tmp_path / "other").mkdir()
@@ -148,7 +162,7 @@ def test_a_lock_file_that_says_nothing_still_locks(text: str, start: Start) -> N
 
 def test_a_stage_holds_the_folder_as_long_as_its_parameters_live(folder: Path, start: Start) -> None:
     config = parse_arguments("curate", [])
-    assert "python -m tasks.curate" in start("another").communicate()[1]
+    assert "python -m tasks.curate" in start("another", **{holding.TOKEN: ""}).communicate()[1]
     del config
     assert said(start("another")) == "holds"
 
@@ -164,7 +178,9 @@ def test_what_writes_nothing_of_a_stage_and_other_ranks_need_no_hold(
 ) -> None:
     assert said(start("a run")) == "holds"
     assert parse_arguments("evaluate", ["--set", "seed=5"], holds=False).seed == 5  # the nightly evaluation
-    monkeypatch.setenv("RANK", "1")
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     assert parse_arguments("pretrain", []).seed == 1
 
 
@@ -186,6 +202,34 @@ def test_a_run_that_is_refused_wrote_nothing(folder: Path) -> None:
     with held("make run") as hold, pytest.raises(ConfigError, match="hidden_sizes"):
         begin(hold, ["seed=2", "model.hidden_sizes=3"])
     assert (folder / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_a_run_that_ends_leaves_no_file_of_its_own(folder: Path) -> None:
+    for _ in range(2):
+        with held("make run") as hold:
+            begin(hold)
+        assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+    with pytest.raises(ConfigError):
+        parse_arguments("curate", ["--set", "seed=-1"])
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+
+
+def test_many_that_come_and_go_are_never_there_together(folder: Path) -> None:
+    program = """
+import os, sys
+from tasks.config import FolderInUse, held
+done = 0
+while done < 40:
+    try:
+        with held("one of many"):
+            os.close(os.open("alone", os.O_CREAT | os.O_EXCL))  # fails where another is inside
+            os.unlink("alone")
+            done += 1
+    except FolderInUse:
+        pass
+"""
+    together = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in together] == [(b"", 0)] * 4
 
 
 def test_copies_of_ended_runs_go_away(folder: Path) -> None:

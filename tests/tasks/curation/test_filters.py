@@ -11,6 +11,7 @@ from datatrove.data import Document
 from tasks.curation.contamination import gram_index, heldout_texts
 from tasks.curation.documents import RawDocument
 from tasks.curation.filters import code_quality, english, well_formed
+from tasks.curation.gate import check_batch
 from tasks.curation.pipeline import Curated, count_drops, deal, run_filters
 
 WORDS = [
@@ -192,3 +193,40 @@ def test_code_in_another_script_is_not_ascii() -> None:
 def test_size_is_counted_in_bytes() -> None:
     assert well_formed(300, document("é" * 140, "prose")) is True
     assert well_formed(300, document("é" * 160, "prose")) == (False, "too_long")
+
+
+def filtered(documents: list[RawDocument], folder: Path, maximum: int = 20_000) -> Curated:
+    curated = run_filters(documents, folder / "w", {}, maximum, 1)
+    assert len(documents) == len(curated.documents) + sum(count for count, _ in curated.drops.values())
+    kept_bytes = sum(document.metadata["bytes"] for document in curated.documents)
+    assert sum(d.size for d in documents) == kept_bytes + sum(size for _, size in curated.drops.values())
+    return curated
+
+
+def test_a_document_that_scrubbing_made_too_long_is_dropped_and_counted(tmp_path: Path) -> None:
+    text = "\n".join(f"{line}\nwrite to a{number}@b.co" for number, line in enumerate(prose(20, 600).splitlines()))
+    documents = [raw("grows", text), raw("good", prose(21))]
+    curated = filtered(documents, tmp_path, maximum=len(text) + 5)
+    assert [document.id for document in curated.documents] == ["good"]
+    assert curated.drops == {"scrubbed.too_long": (1, len(text))}
+    check_batch(curated.documents, 1, 1, len(text) + 5)
+
+
+def test_texts_that_scrubbing_made_equal_are_one(tmp_path: Path) -> None:
+    shape = f"{'word' * 24}\n{'-' * 40}\n{'=' * 30}\n# {{}}@acme.org\n"  # too few words for near-duplicate removal
+    documents = [raw(letter, shape.format(letter * 70), "code") for letter in "abcdef"]
+    curated = filtered(documents, tmp_path)
+    assert 1 <= len(curated.documents) <= 2  # the two addresses that stand for any other
+    assert "exact_duplicate" in curated.drops
+    check_batch(curated.documents, 1, 1, 20_000)
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\r", "\n"])
+def test_a_dropped_documents_name_may_hold_any_end_of_line(tmp_path: Path, letter: str) -> None:
+    assert filtered([raw(f"a{letter}b", "short"), raw("good", prose(3))], tmp_path).drops == {"form.too_short": (1, 5)}
+
+
+def test_bytes_of_drops_are_those_read_also_after_scrubbing(tmp_path: Path) -> None:
+    text = prose(6) + "\nwrite to somebody.with.a.long.name@a.host.with.a.long.name.org\n"
+    documents = [raw("one", text), raw("two", text + "\nbarrel of the candle")]
+    assert filtered(documents, tmp_path).drops.keys() == {"near_duplicate"}

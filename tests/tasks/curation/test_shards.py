@@ -82,3 +82,83 @@ def test_broken_manifest_is_named(tmp_path: Path, content: str, problem: str) ->
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ShardError, match=problem):
         read_manifest(tmp_path)
+
+
+GOOD = {"file": "train-00000.bin", "sha256": "0" * 64, "tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"vocab_size": None}, "'vocab_size'"),
+        ({"vocab_size": "1024"}, "'vocab_size'"),
+        ({"vocab_size": -1}, "'vocab_size'"),
+        ({"vocab_size": 10**30}, "'vocab_size'"),
+        ({"splits": []}, "'splits'"),
+        ({"splits": {"train": [1]}}, "'splits.train'"),
+        ({"splits": {"train": {}}}, "'splits.train.shards'"),
+        ({"splits": {"train": {"shards": {"file": "x"}}}}, "'splits.train.shards'"),
+        *(
+            ({"splits": {"train": {"shards": [GOOD | wrong]}}}, f"'splits.train.shards.0.{next(iter(wrong))}'")
+            for wrong in (
+                {"tokens": -2},
+                {"tokens": 0},
+                {"tokens": "2"},
+                {"tokens": 2.5},
+                {"file": "../../etc/passwd"},
+                {"file": "/etc/passwd"},
+                {"file": None},
+                {"sha256": "abc"},
+                {"sha256": 7},
+            )
+        ),
+    ],
+)
+def test_a_manifest_of_the_wrong_form_names_the_key(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "vocab_size": 9, "splits": {}} | change))
+    with pytest.raises(ShardError) as caught:
+        read_split(tmp_path, "train")
+    assert f"manifest.json is broken at {named}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b"\xff", b'{"format": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b'"x"', b"", b"\0"]
+)
+def test_any_bytes_as_manifest_are_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ShardError, match=r"manifest\.json is not"):
+        read_split(tmp_path, "train")
+
+
+def test_a_manifest_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(ShardError, match=r"manifest\.json cannot be read: Is a directory"):
+        read_split(tmp_path, "train")
+
+
+def alter(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | changes))
+
+
+def test_tokens_read_by_the_wrong_type_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [[1, 2, 3]])
+    alter(tmp_path, vocab_size=70_000)
+    with pytest.raises(ShardError, match=r"train-00000\.bin is truncated or altered: 8 bytes instead of 16"):
+        read_split(tmp_path, "train")
+
+
+def test_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [[1, 299]])
+    alter(tmp_path, vocab_size=299)
+    with pytest.raises(ShardError, match=r"train-00000\.bin holds the token 299 of a vocabulary of 299"):
+        read_split(tmp_path, "train")
+
+
+def test_a_count_beyond_any_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [[1]])
+    alter(tmp_path, splits={"train": {"shards": [GOOD | {"tokens": 10**30}]}})
+    with pytest.raises(ShardError, match="truncated or altered"):
+        read_split(tmp_path, "train")

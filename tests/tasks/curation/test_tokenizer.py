@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tasks.curation import tokenizer as curation_tokenizer
+from tasks.curation.corpus import TokenizerPlan
 from tasks.curation.documents import SourceError
 from tasks.curation.tokenizer import (
     SPECIAL_TOKENS,
     TokenizerError,
+    check_vocabulary,
     demonstration_texts,
     encode,
     save,
@@ -113,3 +115,50 @@ def test_transformers_loads_it_with_the_chat_template(trained: Tokenizer, tmp_pa
 def test_the_roles_of_the_template_are_special_tokens() -> None:
     for token in SPECIAL_TOKENS[1:]:
         assert token in curation_tokenizer.CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a" * 100_000], ["😀" * 5000], ["\n" * 5000], [" "]])
+def test_a_degenerate_corpus_is_one_sentence_or_a_tokenizer(texts: list[str]) -> None:
+    with pytest.raises(TokenizerError, match=r"The corpus gives only \d+ tokens .* give more text or a smaller"):
+        train(texts, 1024)
+    assert train(texts, 261).get_vocab_size() == 261
+
+
+@pytest.mark.parametrize("size", [None, "1024", True, 1024.0, -1, 260])
+def test_a_vocabulary_that_is_no_size_is_one_sentence(size: object) -> None:
+    with pytest.raises(TokenizerError, match=r"The key 'model\.vocab_size' is .*; byte-level BPE needs 261 or more\."):
+        check_vocabulary(size)
+
+
+def test_a_weight_that_would_train_for_ever_is_refused() -> None:
+    with pytest.raises(TokenizerError, match=r"'curate\.demonstration_weight' is 1e\+300"):
+        TokenizerPlan(1024, 1000, 1e300)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ({"instruction": 7}, "line 1, has no text in the field 'instruction'"),
+        ({"instruction": "\ud800"}, "line 1, has no text in the field 'instruction'"),
+        ({"instruction": "x"}, "has no list 'turns' whose commands and outputs are texts"),
+        ({"instruction": "x", "turns": [3]}, "has no list 'turns'"),
+        ({"instruction": "x", "turns": [{"command": "ls"}]}, "has no list 'turns'"),
+        ({"instruction": "x", "turns": [{"command": "ls", "output": None}]}, "has no list 'turns'"),
+        ({"instruction": "x", "turns": [{"command": "ls", "output": "\udfff"}]}, "has no list 'turns'"),
+        ([], "line 1, has no text in the field 'instruction'"),
+    ],
+)
+def test_a_demonstration_of_the_wrong_form_names_the_file(tmp_path: Path, line: object, sentence: str) -> None:
+    (tmp_path / "shell.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(SourceError) as caught:
+        demonstration_texts(tmp_path)
+    assert "shell.jsonl" in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+def test_deep_and_unprintable_demonstrations(tmp_path: Path) -> None:
+    (tmp_path / "shell.jsonl").write_bytes(b"[" * 100_000)
+    with pytest.raises(SourceError, match=r"shell\.jsonl, line 1, is not valid JSON: it is nested too deeply"):
+        demonstration_texts(tmp_path)
+    (tmp_path / "shell.jsonl").write_text('{"instruction": "a \u2028 b \u0085 c", "turns": []}\n', encoding="utf-8")
+    assert demonstration_texts(tmp_path) == ["a \u2028 b \u0085 c"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tasks import demonstrate
 from tasks.config import Config, load_config
 from tasks.curation.tokenizer import train
-from tasks.environments import generate
+from tasks.environments import generate, registry
 from tasks.environments.chat import Chat
 from tasks.environments.warm_box import WarmBox, WarmBoxError
 
@@ -47,7 +48,11 @@ def test_the_manifest_describes_the_files(config: Config, tmp_path: Path) -> Non
     assert len(shell) == manifest["families"]["shell"]["demonstrations"] == 40
     assert {demonstration["split"] for demonstration in shell} == {"train"}
     assert {row["split"] for row in lines(tmp_path / "out/heldout.jsonl")} == {"heldout"}
-    assert len(lines(tmp_path / "out/heldout.jsonl")) == 30
+    listed = [row["task_id"] for row in lines(tmp_path / "out/heldout.jsonl")]
+    assert len(listed) == len(set(listed)) == len(demonstrate.heldout_tasks(config))
+    for use, tasks in (("monitoring", config.reinforce.evaluation), ("evaluation", config.evaluate.tasks)):
+        for family, count in tasks.items():
+            assert {task.id for task in registry.heldout(family, use, count)} <= set(listed)
     assert 0.2 < manifest["families"]["shell"]["success"] < 0.9
 
 
@@ -77,6 +82,33 @@ def test_the_warm_box_prints_what_the_sandbox_prints() -> None:
             result = fresh.run(command)
             seen = chat.observation_text(result.output, result.exit_code)
             assert chat.observation_text(*warm.run(command)) == seen
+
+
+def test_the_mask_of_a_shell_is_no_part_of_a_demonstration() -> None:
+    """The same parameters give the same bytes."""
+    seen = set()
+    for mask in (0o000, 0o022, 0o077, 0o777):
+        before = os.umask(mask)
+        try:
+            with WarmBox() as box:
+                box.reset({"a": "x", "deep/b": "y"})
+                seen.add(box.run("mkdir c; echo >d; stat -c %a a deep deep/b c d; cat deep/b"))
+        finally:
+            os.umask(before)
+    assert seen == {("644\n755\n644\n755\n644\ny", 0)}
+
+
+def test_a_bubblewrap_that_refuses_is_heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    monkeypatch.setattr("tasks.environments.warm_box.shutil.which", lambda name: str(program))
+    for text, sentence in [
+        ("#!/bin/sh\necho 'bwrap: Unknown option --clearenv' >&2; exit 1\n", "it said: bwrap: Unknown option"),
+        ("no program\n", "could not be started: Exec format error"),
+    ]:
+        program.write_text(text)
+        program.chmod(0o755)
+        with pytest.raises(WarmBoxError, match=sentence):
+            WarmBox()
 
 
 def test_no_bubblewrap_is_one_sentence_and_nothing_is_written(

@@ -143,6 +143,34 @@ def test_a_broken_box_is_no_failure_of_the_policy():
     assert trajectory.finish_reason == "environment"
 
 
+def test_an_error_in_one_episode_is_its_own():
+    class Stumbling(Chat):
+        def command(self, ids):
+            if 7 in ids:
+                raise ValueError("this turn cannot be read")
+            return super().command(ids)
+
+    engine, found = ScriptedEngine([[9, RUN], [END]]), []
+    answer = engine._answer
+    engine._answer = lambda request: _completion(request, [7, RUN]) if "#1/" in request.id else answer(request)
+    specs = [EpisodeSpec(task(), seed, group=seed) for seed in range(3)]
+    run_episodes(engine, Stumbling(), Factory(), specs, 3, lambda spec, trajectory: found.append(trajectory))
+    errors = {trajectory.group: trajectory.error for trajectory in found}
+    assert errors == {0: "ValueError: this turn cannot be read", 1: None, 2: None}
+
+
+def test_an_error_of_whoever_takes_the_episodes_is_not_hidden():
+    def full(spec, trajectory):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        run_episodes(ScriptedEngine([[END]]), Chat(), Factory(), [EpisodeSpec(task(), 0)], 1, full)
+
+
+def _completion(request, ids):
+    return Completion(request.id, request.session, ids, [-0.1] * len(ids), [1] * len(ids), "stop")
+
+
 def test_many_episodes_end_and_keep_apart():
     _, _, found = run([[9, RUN], [END]], episodes=9)
     assert sorted(trajectory.group for trajectory in found) == list(range(9))

@@ -53,6 +53,27 @@ def test_icepop_gives_no_gradient_where_trainer_and_sampler_disagree(current, ro
         assert gradient == pytest.approx(-mismatch * ratio * advantage, rel=1e-6)
 
 
+extreme = st.one_of(st.floats(-(2.0**100), 0.0, width=32), st.floats(-300.0, 0.0, width=32))
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@given(st.lists(st.tuples(extreme, extreme, extreme, signed), min_size=1, max_size=4))
+def test_losses_and_gradients_are_finite_whatever_the_log_probs(name, tokens):
+    columns = [torch.tensor(column, dtype=torch.float32) for column in zip(*tokens, strict=True)]
+    log_probs = columns[0].requires_grad_()
+    result = OBJECTIVES[name](log_probs, *columns[1:], SETTINGS)
+    (gradient,) = torch.autograd.grad(result.loss.sum(), log_probs)
+    assert bool(torch.isfinite(result.loss).all())
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_masked_token_that_the_policy_excludes_gives_no_nan(name):
+    gradient, loss, _ = _gradient(name, -math.inf, -1.0, -1.0, 2.0)
+    assert math.isfinite(gradient)
+    assert math.isfinite(loss)
+
+
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_on_policy_every_objective_is_the_policy_gradient(name):
     gradient, _, masked = _gradient(name, -1.5, -1.5, -1.5, 2.0)

@@ -1,13 +1,25 @@
 """The learner's step: gradients, freezing, padding, resume."""
 
+import math
 from dataclasses import replace
 
+import pytest
 import torch
 
 from model import ModelConfig, Transformer
 from tasks.config import load_config
 from tasks.rl.batch import Example, micro_batches, split_examples
-from tasks.rl.optimisation import build_optimizer, optimizer_tensors, restore_optimizer, train_step
+from tasks.rl.errors import NotFinite
+from tasks.rl.finite import not_finite
+from tasks.rl.objectives import OBJECTIVES
+from tasks.rl.optimisation import (
+    Skipped,
+    build_optimizer,
+    check_outputs,
+    optimizer_tensors,
+    restore_optimizer,
+    train_step,
+)
 from tasks.rl.trajectory import Trajectory
 
 SETTINGS = replace(load_config().reinforce, optimizer_steps=2, micro_batch_tokens=128, learning_rate=1e-2)
@@ -102,6 +114,106 @@ def test_a_stopped_step_changes_nothing():
     stopped = train_step(model, build_optimizer(model, SETTINGS), _examples(model), SETTINGS, 0, 1, lambda: False)
     assert stopped is None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def _broken(example):
+    """The example with an advantage that is no number: its loss and gradient are not finite."""
+    return replace(example, advantage=float("nan"))
+
+
+def _state(model, optimizer):
+    return {**model.state_dict(), **optimizer_tensors(model, optimizer)}
+
+
+def test_a_step_without_a_finite_gradient_is_not_applied_and_is_counted():
+    model = _model()
+    optimizer = build_optimizer(model, SETTINGS)
+    train_step(model, optimizer, _examples(model), SETTINGS, 0, 1)
+    before = {name: value.clone() for name, value in _state(model, optimizer).items()}
+    broken = [_broken(example) for example in _examples(model)]
+    statistics = train_step(model, optimizer, broken, SETTINGS, 1, 1)
+    assert (statistics["applied_steps"], statistics["skipped_steps"]) == (0, 2)
+    assert all(math.isfinite(value) for value in statistics.values())
+    after = _state(model, optimizer)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_one_broken_part_leaves_the_other():
+    model = _model()
+    settings = replace(SETTINGS, optimizer_steps=6)
+    examples = _examples(model)
+    statistics = train_step(
+        model, build_optimizer(model, settings), [_broken(examples[0]), *examples[1:]], settings, 0, 1
+    )
+    assert (statistics["applied_steps"], statistics["skipped_steps"]) == (5, 1)
+    assert 0 < statistics["gradient_norm"] < math.inf
+    assert not not_finite(model.state_dict())
+
+
+def test_three_skipped_steps_in_a_row_stop_the_run_with_step_objective_and_rate():
+    model = _model()
+    optimizer, skipped = build_optimizer(model, SETTINGS), Skipped()
+    broken = [_broken(example) for example in _examples(model)]
+    train_step(model, optimizer, broken, SETTINGS, 4, 1, skipped=skipped)
+    with pytest.raises(NotFinite, match=r"learner step 4 .*glm5_agentic, reinforce\.learning_rate 0\.01"):
+        train_step(model, optimizer, broken, SETTINGS, 4, 1, skipped=skipped)
+
+
+def test_an_applied_step_ends_the_row():
+    model = _model()
+    optimizer, skipped = build_optimizer(model, SETTINGS), Skipped()
+    for _ in range(3):
+        train_step(
+            model, optimizer, [_broken(example) for example in _examples(model)], SETTINGS, 0, 1, skipped=skipped
+        )
+        train_step(model, optimizer, _examples(model), SETTINGS, 0, 1, skipped=skipped)
+    assert skipped.in_a_row == 0
+
+
+def test_a_batch_whose_every_token_is_masked_is_no_step():
+    model = _model()
+    optimizer = build_optimizer(model, SETTINGS)
+    train_step(model, optimizer, _examples(model), SETTINGS, 0, 1)  # momentum would move the weights without a gradient
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    far = [
+        replace(example, trajectory=replace(example.trajectory, log_probs=[-200.0] * len(example.trajectory.token_ids)))
+        for example in _examples(model)
+    ]
+    assert train_step(model, optimizer, far, SETTINGS, 1, 1)["applied_steps"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_one_token_sampled_at_minus_200_nats_harms_no_weight(objective):
+    model = _model()
+    settings = replace(SETTINGS, objective=objective)
+    examples = _examples(model)
+    log_probs = list(examples[0].trajectory.log_probs)
+    log_probs[4] = -200.0
+    examples[0] = replace(examples[0], trajectory=replace(examples[0].trajectory, log_probs=log_probs))
+    statistics = train_step(model, build_optimizer(model, settings), examples, settings, 0, 1)
+    assert all(math.isfinite(value) for value in statistics.values())
+    assert statistics["applied_steps"] == 2
+    assert not not_finite(model.state_dict())
+
+
+def test_weights_that_a_step_broke_are_noticed_at_once():
+    model = _model()
+    optimizer = build_optimizer(model, SETTINGS)
+    optimizer.register_step_post_hook(lambda *_: model.lm_head.weight.data.view(-1)[5].fill_(math.inf))
+    with pytest.raises(NotFinite, match=r"left 1 tensors that are not finite, lm_head\.weight among them"):
+        train_step(model, optimizer, _examples(model), SETTINGS, 0, 1)
+
+
+def test_finite_weights_with_outputs_that_are_not_are_noticed():
+    model = _model()
+    examples = _examples(model)
+    check_outputs(model, examples, SETTINGS, 0)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(3e38)
+    with pytest.raises(NotFinite, match="log-probabilities which are not finite"):
+        check_outputs(model, examples, SETTINGS, 0)
 
 
 def test_every_example_is_in_one_part_and_one_row():

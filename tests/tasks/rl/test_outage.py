@@ -20,6 +20,7 @@ QUICK = [
     "reinforce.reward=random", "reinforce.updates=3", "reinforce.groups_per_batch=2", "reinforce.samples_per_group=4",
     "reinforce.concurrency=8", "reinforce.max_context=256", "reinforce.oversample=3", "reinforce.learning_rate=1e-4",
 ]  # fmt: skip
+NO_ROOM = ["reinforce.max_context=72", "reinforce.families={repair: 1.0}"]  # for one prompt of many, and no answer
 pytestmark = pytest.mark.slow
 
 
@@ -55,7 +56,7 @@ def test_a_run_goes_on_once_its_outage_is_over(tmp_path, checkpoint, monkeypatch
 
 
 def test_a_context_that_holds_no_prompt_trains_nothing_and_says_so(tmp_path, checkpoint):
-    run_dir, said = run(tmp_path, checkpoint, "reinforce.max_context=32")
+    run_dir, said = run(tmp_path, checkpoint, *NO_ROOM)
     assert re.match(r"Nothing was trained: all \d+ groups sampled for the next step", said)
     assert PolicyStore(policies_path(run_dir)).versions() == [0]
 
@@ -117,7 +118,12 @@ def test_the_stage_exits_1_with_one_sentence(tmp_path, checkpoint, monkeypatch, 
     monkeypatch.setenv("PYTHONPATH", _environment()["PYTHONPATH"])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    settings = [*QUICK, "reinforce.max_context=32", "reinforce.evaluation={shell: 2, chain: 0, repair: 0}"]
+    settings = [
+        *QUICK,
+        "reinforce.max_context=72",
+        "reinforce.families={repair: 1.0}",
+        "reinforce.evaluation={shell: 2, chain: 0, repair: 0}",
+    ]
     assert reinforce.main([part for one in settings for part in ("--set", one)]) == 1
     assert capsys.readouterr().err.count("Nothing was trained") == 1
     assert not (tmp_path / "checkpoints" / "reinforce").exists()

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from model import ModelConfig, Transformer
+from tasks.rl import policy
+from tasks.rl.errors import NotFinite, RunStopped
 from tasks.rl.policy import PolicyError, PolicyStore
 
 TINY = ModelConfig(
@@ -87,6 +89,60 @@ def test_a_missing_policy_is_named(tmp_path, model):
     store.publish(model, 0)
     with pytest.raises(PolicyError, match="000007"):
         store.load(7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_that_is_not_finite_is_published(tmp_path, model, value):
+    store = PolicyStore(tmp_path)
+    store.publish(model, 0)
+    with pytest.raises(NotFinite, match="was not published: 1 of its tensors"):
+        store.publish(model, 1, {"a|exp_avg": torch.tensor([1.0, value])})
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[3] = value
+    with pytest.raises(NotFinite, match="was not published"):
+        store.publish(model, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000"]
+
+
+def test_a_policy_that_is_not_finite_is_not_loaded(tmp_path, model, monkeypatch):
+    store = PolicyStore(tmp_path)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[3] = float("nan")
+    monkeypatch.setattr(policy, "not_finite", lambda tensors: [])
+    store.publish(model, 0)
+    monkeypatch.undo()
+    with pytest.raises(RunStopped):
+        store.load(0)
+
+
+def test_metrics_that_are_no_numbers_are_not_published(tmp_path, model):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        PolicyStore(tmp_path).publish(model, 0, None, {"gradient_norm": float("nan")})
+    assert PolicyStore(tmp_path).versions() == []
+
+
+def test_a_policy_discarded_while_it_is_read_gives_way_to_the_newest(tmp_path, model, monkeypatch):
+    store = PolicyStore(tmp_path, keep=1)
+    store.publish(model, 0)
+    newest = store.latest
+
+    def overtaken():
+        version = newest()
+        if version < 2:
+            store.publish(model, version + 1)  # the learner is faster than the reader, and discards what it reads
+        return version
+
+    monkeypatch.setattr(store, "latest", overtaken)
+    version, loaded = store.load_latest()
+    assert version == 2
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
+def test_a_damaged_newest_policy_is_not_read_for_ever(tmp_path, model):
+    store = PolicyStore(tmp_path)
+    (store.publish(model, 0) / "config.json").unlink()
+    with pytest.raises(PolicyError, match=r"config\.json"):
+        store.load_latest()
 
 
 def test_the_manifest_holds_a_hash_of_every_file(tmp_path, model):

@@ -1,5 +1,6 @@
 """The stored form of a trajectory."""
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +23,19 @@ def test_every_token_comes_back_bit_for_bit(tokens, artifacts):
 def test_lists_of_different_length_are_refused():
     with pytest.raises(TrajectoryError, match="differ in length"):
         Trajectory("t", "shell", 1, "train", 0, 0, [1, 2], [1], [0.0, 0.0], [0, 0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_log_probs_that_are_no_numbers_are_refused(value):
+    with pytest.raises(TrajectoryError, match="not finite"):
+        Trajectory("t", "shell", 1, "train", 0, 0, [1, 2], [1, 1], [0.0, value], [0, 0])
+
+
+@pytest.mark.parametrize("change", [{"token_ids": b"abc"}, {"versions": 7}, {"log_probs": "text"}])
+def test_a_stored_list_that_is_none_is_refused(make_trajectory, change):
+    record = msgpack.unpackb(to_bytes(make_trajectory())) | change
+    with pytest.raises(TrajectoryError):
+        from_bytes(msgpack.packb(record))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80"])

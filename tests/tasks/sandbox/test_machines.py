@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.bubblewrap import advice
 from tasks.sandbox import Limits, SandboxError, SandboxUnavailable, open_sandbox
-from tasks.sandbox.advice import advice
 from tasks.sandbox.users import USERS_PER_PROCESS, WANTED, box_user, host_users
 
 LOOK = """

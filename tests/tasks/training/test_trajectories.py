@@ -66,3 +66,4 @@ def test_families_are_drawn_by_their_share() -> None:
     assert not (row.tokens == 11).any()
     with pytest.raises(TrainingDataError, match="no demonstrations of d"):
         Trajectories(groups, {"d": 1.0})
+    Trajectories(groups, {"a": 1.0, "d": 0.0})  # none of it is asked for

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.sandbox.limits import SandboxError
-
 KERNEL = Path("/proc/sys")
 OURS = ("bwrap:", "unshare:", "mount:")  # what other programs are refused, in a box that opened, is another matter
 REFUSALS = ("no permissions", "operation not permitted", "permission denied", "namespace failed", "_namespaces")
@@ -36,12 +34,6 @@ def advice(said: str, kernel: Path = KERNEL) -> str:
         "; in a container user namespaces must be allowed, with Docker or Podman by "
         "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
     )
-
-
-def not_started(said: str) -> SandboxError:
-    """The error of a box that did not start, of which bubblewrap said this, and what to type against it."""
-    words = said.rstrip(".")
-    return SandboxError(f"The sandbox could not start a box; bubblewrap said: {words}{advice(words)}.")
 
 
 def _reads(file: Path) -> str:

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from tasks.launcher import Launch, LauncherError, launched, settle
 from tasks.training import distributed
-from tasks.training.launcher import Launch, LauncherError, launched, settle
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node7", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
 
@@ -100,6 +100,17 @@ def test_an_accelerator_that_torch_cannot_use_is_not_asked_for() -> None:
         [sys.executable, "-c", program], env=os.environ | {"DS_ACCELERATOR": "cuda"}, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1] == "cpu", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a machine without a network")
+@pytest.mark.parametrize(("start", "said"), [("hostname nowhere.invalid; ip link set lo up", "0 1"), (":", "`ip link")])
+def test_a_machine_whose_name_leads_nowhere_or_without_a_loopback(start: str, said: str) -> None:
+    words = ["unshare", "-un", "sh", "-c", f'{start}; exec "$@"', "sh", sys.executable, "-c", PROGRAM]
+    left = {name: value for name, value in os.environ.items() if name not in WHOLE}
+    done = subprocess.run(words, env=left, capture_output=True, text=True, check=False)
+    assert said in done.stdout.splitlines()[-1], done.stderr
+    assert "resolve hostname" not in done.stderr
 
 
 def test_more_processes_than_gpus_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
