@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_run_logger
 
+from flows.accelerator import accelerator
 from flows.command import stream
 from flows.door import one_sentence
 from flows.names import stage_run_name
+from flows.owners import record_owner
 from flows.settings import HOME
-from flows.stage import LEASE_SECONDS, post_metrics, progress_lines
+from flows.stage import post_metrics, progress_lines
 from tasks.benchmarks.regression import check_regression
 
 RECORDED = Path("metrics/evaluate.json")
@@ -26,7 +27,8 @@ async def nightly_evaluation() -> None:
 
     DVC's outputs stay as they are, so that the recipe is still up to date in the morning.
     """
-    async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
+    await record_owner()
+    async with accelerator():
         await evaluate()
     await post_metrics("nightly", FOLDER / "metrics.json")
     compare()

@@ -15,6 +15,7 @@ from flows.door import one_sentence
 from flows.evaluate import evaluate
 from flows.midtrain import midtrain
 from flows.names import pipeline_run_name
+from flows.owners import record_owner
 from flows.pretrain import pretrain
 from flows.promote import promote
 from flows.reinforce import reinforce
@@ -35,6 +36,7 @@ async def pipeline(overrides: Sequence[str] = ()) -> None:
     Holds the working folder, so that no other run starts in it; every program of this one reads the same parameters.
     """
     started = time.monotonic()
+    await record_owner()
     with held(f"the flow run {flow_run.name or 'longhaul'}") as hold:
         for warning in warnings(begin(hold, overrides)):
             get_run_logger().warning(warning)

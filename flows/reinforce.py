@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.concurrency.asyncio import concurrency
 
+from flows.accelerator import accelerator
 from flows.command import LineHandler, stream
 from flows.names import stage_run_name
-from flows.stage import LEASE_SECONDS, progress_lines, publish, reproduce, up_to_date
+from flows.owners import record_owner
+from flows.stage import progress_lines, publish, reproduce, up_to_date
 from tasks.config import held
 from tasks.config.start import parameters
 from tasks.reinforce import INPUTS
@@ -25,9 +26,10 @@ async def reinforce() -> None:
     The subflows train every step; DVC's own stage command then finds the run complete, measures the last policy,
     writes the outs and locks their hashes.
     """
+    await record_owner()
     with held("the flow reinforce"):
         if not await up_to_date("reinforce"):
-            async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
+            async with accelerator():
                 run_dir = await prepare()
                 await asyncio.gather(rollout(run_dir), judge(run_dir), learner(run_dir), measure_before(run_dir))
                 await reproduce.with_options(task_run_name="dvc repro reinforce")("reinforce")
@@ -68,6 +70,7 @@ async def measure_before(run_dir: str) -> None:
 
 async def run_part(part: str, run_dir: str, on_line: LineHandler | None = None) -> None:
     """One part of a run as a program; ends with the flow that started it."""
+    await record_owner()
     await stream(["python", "-m", "tasks.rl", part, "--run-dir", run_dir], on_line or await progress_lines(part))
 
 

@@ -50,6 +50,7 @@ def _hold(overrides: Sequence[str]) -> int:
 
 def _run(overrides: Sequence[str], started: float) -> int:
     # Here and not above: Prefect reads its settings from the environment when it is imported.
+    from flows.cancellable import RunCancelled, run_cancellable
     from flows.console import last_words, quieten
     from flows.deploy import prepare_server
     from flows.pipeline import pipeline
@@ -58,10 +59,13 @@ def _run(overrides: Sequence[str], started: float) -> int:
     log = quieten()
     try:
         asyncio.run(prepare_server())
-        asyncio.run(pipeline(list(overrides)))
+        asyncio.run(run_cancellable(pipeline, "pipeline", "flows/pipeline.py:pipeline", {"overrides": list(overrides)}))
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
+    except RunCancelled as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     except Exception as error:  # a stage's, Prefect's or MLflow's: the log holds it whole
         print(last_words(error, log), file=sys.stderr)
         return ending(error, "run")[0]

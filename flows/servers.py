@@ -77,6 +77,11 @@ def is_ours(address: Address) -> bool:
     return uri is None or (same_place(uri, address) and (_running(address.name) is not None or address.is_free()))
 
 
+def worker_runs() -> bool:
+    """Whether a worker that was started here runs."""
+    return _running("worker") is not None
+
+
 def _up(started: list[str], worker: bool) -> None:
     ours = [address for address in (prefect_address(), mlflow_address()) if is_ours(address)]
     if len({address.port for address in ours}) < len(ours):
@@ -93,12 +98,18 @@ def _up(started: list[str], worker: bool) -> None:
             started.append(address.name)
     for address in ours:
         _wait(address, HEALTH[address.name])
+    if worker:
+        _apply()
     if worker and not _running("worker"):
-        applied = subprocess.run([str(BIN / "python"), "-m", "flows.deploy"], env={**os.environ, **environment()})
-        if applied.returncode:
-            raise ServerError("The deployments of prefect.yaml could not be applied; the reason stands above.")
         started.append("worker")
         _spawn("worker", [str(BIN / "prefect"), "worker", "start", "--pool", "local"])
+
+
+def _apply(*switches: str) -> None:
+    """What the Prefect server has to know of this folder; in a program of its own, since Prefect starts slowly."""
+    command = [str(BIN / "python"), "-m", "flows.deploy", *switches]
+    if subprocess.run(command, env={**os.environ, **environment()}).returncode:
+        raise ServerError("What prefect.yaml describes could not be applied; the reason stands above.")
 
 
 def _make_home() -> None:
@@ -246,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.action == "up":
         up(arguments.worker)
+        if not arguments.worker and is_ours(prefect_address()):
+            _apply("--server-only")
     print(_status(prefect_address(), prefect_page()))
     print(_status(mlflow_address(), mlflow_page()))
     return 0

@@ -16,10 +16,11 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_run_logger
 
+from flows.accelerator import accelerator
 from flows.command import CommandError, LineHandler, stream
+from flows.owners import record_owner
 from tasks.config import held
 
 ADVICE = re.compile(  # of DVC, to somebody who runs it by hand
@@ -29,13 +30,13 @@ ADVICE = re.compile(  # of DVC, to somebody who runs it by hand
 DVC = ("python", "-m", "flows.reproduce")
 STEP = re.compile(r"step (\d+)/(\d+)")
 PROGRESS_SECONDS = 2.0
-LEASE_SECONDS = 60.0  # a killed flow holds the accelerator at most this long; Prefect's least, and its default is 300
 
 
 async def run_stage(stage: str) -> None:
     """Everything a stage flow does: reproduce, then publish what came out."""
+    await record_owner()
     with held(f"the flow {stage}"):
-        async with concurrency("accelerator", occupy=1, lease_duration=LEASE_SECONDS):
+        async with accelerator():
             await reproduce.with_options(task_run_name=f"dvc repro {stage}")(stage)
         await publish.with_options(task_run_name=f"publish {stage}")(stage)
 

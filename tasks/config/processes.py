@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def identity(pid: int) -> str:
-    """`<pid>-<start, in ticks since the machine started>`; "" where there is no such process."""
-    return f"{pid}-{fields[19]}" if (fields := _status(pid)) else ""
+    """`<pid>-<start, in ticks since the machine started>`; "" where there is none, or one that has ended already."""
+    return f"{pid}-{fields[19]}" if (fields := _status(pid)) and fields[0] not in "ZX" else ""
 
 
 def lives(identity_: str) -> bool:

@@ -29,10 +29,9 @@ def shown_uri() -> str:
 
 
 def database_uri(file: Path) -> str:
-    """SQLAlchemy's address of a SQLite file, whatever letters its folders have."""
-    if re.search(r"[?#%]", str(file)):  # it would end there, or be taken for an escape
-        return f"sqlite:///file:{quote(os.fsencode(file))}?uri=true"
-    return f"sqlite:///{file}"
+    """SQLAlchemy's address of a SQLite file, whatever letters the folder we work in has."""
+    special = re.search(r"[?#%]", str(file))  # the address would end there, or take it for an escape
+    return f"sqlite:///{os.path.relpath(file) if special else file}"
 
 
 def database_file(uri: str) -> Path | None:
