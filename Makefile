@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 unexport SET  # an exported variable is expanded; what was typed goes on as it is, past make and the shell
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-recipe check gate roofline up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
+.PHONY: help setup run test test-recipe fuzz check gate roofline up stop evidence evidence-dsa card bench-model bench-context muon-split bf16-quality
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench-model: setup  ## the network's speed next to transformers', same weights (
 
 card: setup  ## measure the environment cards (docs/environments.md)
 	@$(PYTHON) -m tasks.environments.card
+
+fuzz: setup  ## 100,000 bad inputs to every reader (tests/fuzz); half an hour; INPUTS=1000 tries fewer
+	@env -u TRITON_INTERPRET $(PYTHON) -m tests.fuzz --inputs $(or $(INPUTS),100000)
 
 test-recipe: setup  ## the pipeline at small size, killed half-way and run again (several minutes)
 	@$(PYTHON) -m pytest -q -m recipe tests/recipe

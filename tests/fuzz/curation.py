@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 from tasks.curation.documents import RawDocument
-from tasks.curation.machine import Tally
 from tasks.curation.shards import read_manifest, read_split, token_type
 from tasks.curation.sources import read_sources
+from tasks.curation.tally import Tally
 from tests.fuzz import base, edits
 from tests.fuzz.hunt import Nonsense, Target
 
@@ -76,9 +76,9 @@ def _read(source: Path) -> tuple[list[RawDocument], Tally]:
 
 def _all_kept(found: Iterable[RawDocument], tally: Tally, wanted: int) -> None:
     """Read = kept + dropped: what the reader does not give it must count."""
-    given = len(list(found)) + sum(vars(tally).get("dropped", {}).values() if "dropped" in vars(tally) else ())
-    if given != wanted and tally.total_documents != wanted:
-        raise Nonsense(f"{given} of {wanted} records were given, and {tally.total_documents} counted")
+    given = len(list(found)) + sum(count for count, _ in tally.drops.values())
+    if not given == tally.total_documents == wanted:
+        raise Nonsense(f"of {wanted} records {given} were given or dropped, and {tally.total_documents} counted")
 
 
 RECORDS: list[dict[str, Any]] = [{"text": f"Line {n} of a text.", "kind": "prose", "meta": {"n": n}} for n in range(4)]
