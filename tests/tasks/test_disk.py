@@ -153,11 +153,12 @@ def test_results_of_evaluate_and_reinforce_stay(small: Path) -> None:
 
 @pytest.mark.parametrize("error", [FULL, caused(RuntimeError("The tracking store failed."), FULL)])
 def test_evaluate_says_it(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def full(*_: object) -> None:
         raise error
 
+    monkeypatch.chdir(tmp_path)  # the stage holds the folder it works in
     monkeypatch.setattr(evaluate, "run", full)
     assert evaluate.main(["--params", str(Path(__file__).parents[2] / "params.yaml")]) == 1
     expected = f"The disk is full: the stage 'evaluate' could not write below {Path.cwd()}.\n"
