@@ -88,7 +88,7 @@ class WeightFiles:
                     by_path[path] = safe_open(path, framework="pt")
                 yield name, by_path[path].get_tensor(name)
             except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
+                raise CheckpointError(f"{path} is truncated or not a safetensors file ({str(error)!a}).") from error
 
 
 def content_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -167,4 +167,4 @@ def _header(path: Path) -> list[tuple[str, str, tuple[int, ...]]]:
             parts = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
             return [(name, part.get_dtype(), tuple(part.get_shape())) for name, part in parts]
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({ascii(str(error))[:300]}).") from error

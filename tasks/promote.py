@@ -25,6 +25,7 @@ from tasks.benchmarks.comparison import Graded, pair
 from tasks.cli import program
 from tasks.config import Config, parse_arguments
 from tasks.errors import InputError
+from tasks.files import read_lines
 from tasks.statistics import Gate
 from tasks.tracking import Tracker, registry, run
 from tasks.tracking.card import model_card
@@ -146,17 +147,13 @@ def _decision(opponent: str, outcome: Gate, best: str | None) -> dict[str, Any]:
 
 def read_episodes(path: Path, model: str | None = None) -> list[Episode]:
     """The episodes at temperature 1 of one model. Raises PromotionError naming the file and line that is broken."""
-    names = tuple(Episode.__dataclass_fields__)
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            episode = Episode(**{name: record[name] for name in names})
-        except (ValueError, KeyError) as error:
-            raise PromotionError(f"Line {number} of {path} is no graded episode: {error}.") from error
-        if episode.temperature == 1.0 and (model is None or record["model"] == model):
-            found.append(episode)
-    return found
+    records = read_lines(path, dict[str, Any], PromotionError, "a graded episode")
+    episodes = read_lines(path, Episode, PromotionError, "a graded episode")
+    return [
+        episode
+        for (_, record), (_, episode) in zip(records, episodes, strict=True)
+        if episode.temperature == 1.0 and (model is None or record.get("model") == model)
+    ]
 
 
 def champion_episodes(

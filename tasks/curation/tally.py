@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tasks.cli import one_line
 from tasks.curation.documents import Item, SourceError, Unread
 from tasks.errors import MachineError
 
@@ -79,7 +80,7 @@ class Tally:
 def raise_fault(item: Item) -> None:
     """Raises SourceError for what a person named by name and that cannot be read."""
     if isinstance(item, Unread) and item.fault:
-        raise SourceError(item.fault)
+        raise SourceError(one_line(item.fault))
 
 
 def merge(first: Drops, second: Drops) -> Drops:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tasks.cli import one_line
 from tasks.errors import InputError
 
 END, USER, ASSISTANT, OBSERVATION = 0, 2, 3, 4
@@ -34,7 +35,9 @@ def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     try:
         tokenizer = Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # the library raises no class of its own
-        raise ChatError(f"{path} is not a tokenizer.json that can be read ({str(error).rstrip('.')}).") from error
+        raise ChatError(
+            f"{path} is not a tokenizer.json that can be read ({one_line(str(error)).rstrip('.')})."
+        ) from error
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocab_size is not None and largest >= vocab_size:
         raise ChatError(f"{path} has token ids up to {largest}, but the model's vocab_size is {vocab_size}.")

@@ -15,10 +15,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.cli import one_line
 from tasks.environments.task import Task, TaskError
+from tasks.files import fault
 
 IMAGE = "python:3.11-slim-bookworm"
 CHECKS = "checks.sh"  # a task's own test.sh, in the folder: test.sh there is the harness's entry
+OURS = ("family", "seed", "split", "template", "horizon", "max_turns", "solution", "artifacts")  # of task.toml
 ADDED = ("test.sh", "run_cases.py")
 
 
@@ -49,23 +54,37 @@ def write_task(task: Task, folder: Path) -> Path:
 def read_task(folder: Path) -> Task:
     """The task that `write_task` wrote. Raises TaskError naming the folder when a part is missing or malformed."""
     try:
+        _refuse_links(folder)
         settings = tomllib.loads((folder / "task.toml").read_text(encoding="utf-8"))
         instruction = (folder / "instruction.md").read_text(encoding="utf-8").removesuffix("\n")
         return _task(folder, settings, instruction)
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        raise TaskError(f"The folder {folder} is not a task in the Harbor layout: {error}.") from error
+    except ValidationError as error:
+        raise TaskError(f"The folder {folder} is not a task in the Harbor layout: {fault(error)}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = one_line(str(error)).rstrip(".")
+        raise TaskError(f"The folder {folder} is not a task in the Harbor layout: {said}.") from error
 
 
 def _task(folder: Path, settings: Mapping[str, Any], instruction: str) -> Task:
     ours = settings["metadata"]["longhaul"]
     found = _texts(folder / "tests")
     tests = {"test.sh" if name == CHECKS else name: text for name, text in found.items() if name not in ADDED}
-    return Task(
-        id=settings["task"]["name"].removeprefix("longhaul/"), family=ours["family"], seed=ours["seed"],
-        split=ours["split"], template=ours["template"], instruction=instruction,
-        files=_texts(folder / "environment" / "files"), tests=tests, solution=tuple(ours["solution"]),
-        artifacts=tuple(ours["artifacts"]), horizon=ours["horizon"], max_turns=ours["max_turns"],
-    )  # fmt: skip
+    if not tests.keys() & {"test.sh", "cases.json"}:
+        raise ValueError(f"it has neither tests/{CHECKS} nor tests/cases.json")
+    parts = {name: ours[name] for name in OURS}
+    name = settings["task"]["name"].removeprefix("longhaul/")
+    texts = {"instruction": instruction, "files": _texts(folder / "environment" / "files"), "tests": tests}
+    task: Task = TypeAdapter(Task).validate_python({"id": name, **parts, **texts})
+    if not name or min(task.seed, task.horizon, task.max_turns) < 0:
+        raise ValueError("its name is empty, or a number of it is negative")
+    return task
+
+
+def _refuse_links(folder: Path) -> None:
+    """A link may lead to any file of this machine, which would become a part of the task."""
+    found = next((path for path in sorted(folder.rglob("*")) if path.is_symlink()), None)
+    if found is not None:
+        raise ValueError(f"{found.relative_to(folder)} is a link")
 
 
 def _texts(folder: Path) -> dict[str, str]:
@@ -78,12 +97,11 @@ def _toml(task: Task) -> str:
         # JSON's strings, numbers, booleans and arrays of strings are TOML's
         return f"\n[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in pairs)
 
-    ours = ("family", "seed", "split", "template", "horizon", "max_turns", "solution", "artifacts")
     return (
         'schema_version = "1.1"\n'
         + section("task", [("name", f"longhaul/{task.id}"), ("description", task.template)])
         + section("metadata", [("category", task.family), ("tags", [task.family, task.split])])
-        + section("metadata.longhaul", [(key, getattr(task, key)) for key in ours])
+        + section("metadata.longhaul", [(key, getattr(task, key)) for key in OURS])
         + section("verifier", [("timeout_sec", 60.0)])
         + section("agent", [("timeout_sec", 120.0)])
         + section("environment", [("cpus", 1), ("memory_mb", 256), ("storage_mb", 64), ("allow_internet", False)])

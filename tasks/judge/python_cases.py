@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks.cli import one_line
 from tasks.judge.verdict import Findings, TestsError
 from tasks.sandbox import CommandResult, SandboxFactory
 from tasks.sandbox.collect import check_path
@@ -39,13 +40,16 @@ def parse_cases(task_id: str, text: str) -> Cases:
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
         cases = [(case["args"], case["expected"]) for case in data["cases"]]
-        module, function = check_path(data["module"]), data["function"]
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise TestsError(f"The tests/cases.json of task {task_id} cannot be read: {error!r}.") from error
+        module, function = check_path(data["module"]), str(data["function"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        said = one_line(repr(error)).rstrip(".")
+        raise TestsError(f"The tests/cases.json of task {task_id} cannot be read: {said}.") from error
     if not cases or not all(isinstance(arguments, list) for arguments, _ in cases):
         raise TestsError(f"The tests/cases.json of task {task_id} needs at least one case, each with a list 'args'.")
     if not re.fullmatch(r"[A-Za-z_]\w*", function):
-        raise TestsError(f"The tests/cases.json of task {task_id} names the function {function!r}, which is no name.")
+        raise TestsError(
+            f"The tests/cases.json of task {task_id} names the function {function[:80]!r}, which is no name."
+        )
     return Cases(module, function, tuple(a for a, _ in cases), tuple(e for _, e in cases))
 
 

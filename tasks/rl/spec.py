@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.config.sections import ReinforceConfig
 from tasks.errors import InputError
+from tasks.files import fault, read_json
 
 SPEC = "spec.json"
 
@@ -46,7 +46,7 @@ def read_spec(run_dir: Path) -> RunSpec:
     except FileNotFoundError:
         raise SpecError(f"The folder {run_dir} is no reinforcement learning run: it has no {SPEC}.") from None
     except ValidationError as error:
-        raise SpecError(f"The file {path} is no run spec: {error.errors()[0]['msg']}.") from error
+        raise SpecError(f"The file {path} is no run spec: {fault(error)}.") from error
 
 
 def store_path(run_dir: Path) -> Path:
@@ -67,4 +67,5 @@ def measurement_path(run_dir: Path, when: str, family: str) -> Path:
 def read_measurements(run_dir: Path, when: str) -> dict[str, Any]:
     """Every family measured so far: {family: {"pass_at_1": estimate, ...}}."""
     paths = {family: measurement_path(run_dir, when, family) for family in read_spec(run_dir).reinforce.evaluation}
-    return {family: json.loads(path.read_text(encoding="utf-8")) for family, path in paths.items() if path.exists()}
+    what = "a measurement of a run"
+    return {family: read_json(path, dict[str, Any], SpecError, what) for family, path in paths.items() if path.exists()}

@@ -91,4 +91,16 @@ def from_bytes(data: bytes) -> Trajectory:
         lists = {name: np.frombuffer(record[name], dtype=np.dtype(dtype)).tolist() for name, dtype in _ARRAYS.items()}
     except (ValueError, TypeError) as error:
         raise TrajectoryError(f"A stored trajectory of {len(data)} bytes has a broken list: {error}.") from error
+    wrong = [entry.name for entry in fields(Trajectory) if not _fits(entry.type, {**record, **lists}[entry.name])]
+    if wrong or not set(lists["loss_mask"]) <= {0, 1} or min(lists["token_ids"], default=0) < 0:
+        raise TrajectoryError(f"A stored trajectory has a field that cannot be: {', '.join(wrong) or 'a token'}.")
     return Trajectory(**{**record, **lists})
+
+
+def _fits(kind: object, value: object) -> bool:
+    """Whether a field's value is of the type that `Trajectory` names; lists were read as arrays of numbers."""
+    if kind == "dict[str, bytes]":
+        return isinstance(value, dict) and all(type(k) is str and type(v) is bytes for k, v in value.items())
+    return type(value).__name__ in {"str": ("str",), "int": ("int",), "str | None": ("str", "NoneType")}.get(
+        str(kind), ("list",)
+    )

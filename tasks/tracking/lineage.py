@@ -17,12 +17,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # pydantic asks for this one before Python 3.12
+)
 
-from ruamel.yaml import YAML
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML, YAMLError
+from typing_extensions import TypedDict
 
-from tasks.cli import Parser, program
+from tasks.cli import Parser, one_line, program
 from tasks.errors import InputError
+from tasks.files import fault, read_json
 from tasks.tracking import registry
 from tasks.tracking.experiment import client, recorded_run
 from tasks.tracking.store import shown_uri
@@ -34,6 +41,21 @@ _CODE = ("tasks/", "model", "kernels")  # dependencies that are programs: the co
 
 class LineageError(InputError):
     """The thing asked for is not known, or nothing was recorded about it."""
+
+
+class Hashed(TypedDict):
+    """A path in dvc.lock."""
+
+    path: str
+    md5: NotRequired[str]
+
+
+class Entry(TypedDict):
+    """A stage in dvc.lock."""
+
+    deps: NotRequired[list[Hashed]]
+    outs: NotRequired[list[Hashed]]
+    params: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +72,15 @@ def read_lock(path: Path = LOCK) -> dict[str, Stage]:
     """The stages of dvc.lock, in the order of the recipe. Raises LineageError if there is no lock file."""
     if not path.is_file():
         raise LineageError(f"The file {path} does not exist: no stage has run under DVC, so nothing can be traced.")
-    document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
-    return {name: _stage(name, entry) for name, entry in document.get("stages", {}).items()}
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+        stages = TypeAdapter(dict[str, Entry]).validate_python(document.get("stages", {}))
+    except ValidationError as error:
+        raise LineageError(f"The file {path} is not what DVC writes: {fault(error)}.") from error
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        said = one_line(str(error)).rstrip(".")
+        raise LineageError(f"The file {path} is not what DVC writes: {said}.") from error
+    return {name: _stage(name, entry) for name, entry in stages.items()}
 
 
 def backward(stages: Mapping[str, Stage], name: str) -> list[Stage]:
@@ -90,7 +119,7 @@ def metric(key: str) -> Any:
     """The value of `stage.nested.key` in metrics/<stage>.json; None if there is none."""
     stage, *keys = key.split(".")
     place = METRICS / f"{stage}.json"
-    value: Any = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    value: Any = read_json(place, dict[str, Any], LineageError, "a metrics file") if place.is_file() else None
     for part in keys:
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
@@ -130,8 +159,8 @@ def run_page(handle: Any, run_id: str) -> str | None:
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
-def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
-    def hashes(kind: str) -> dict[str, str]:
+def _stage(name: str, entry: Entry) -> Stage:
+    def hashes(kind: Literal["deps", "outs"]) -> dict[str, str]:
         return {item["path"]: item.get("md5", "") for item in entry.get(kind, [])}
 
     params = json.dumps(entry.get("params", {}), sort_keys=True, default=str)

@@ -7,10 +7,10 @@ Orchestration overhead is the wall time outside the stages' own programs: Prefec
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.cli import Parser, program, seconds
+from tasks.errors import InputError
+from tasks.files import read_json
 from tasks.tracking.card import families
 
 METRICS = Path("metrics")
@@ -38,23 +40,48 @@ class Row:
     n: str = ""
 
 
+class MetricsError(InputError):
+    """A metrics file that does not hold what its stage writes; the message names it."""
+
+
+@contextmanager
+def shaped_as(stage: str) -> Iterator[None]:
+    """For a block that takes a stage's metrics apart: raises MetricsError where they have another shape."""
+    try:
+        yield
+    except MetricsError:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        name, what = METRICS / f"{stage}.json", type(error).__name__
+        raise MetricsError(
+            f"The metrics file {name} does not hold what the stage {stage!r} writes ({what}); run it again."
+        ) from error
+
+
 def read_metrics(stage: str) -> dict[str, Any]:
     """metrics/<stage>.json; {} if the stage has not run."""
     place = METRICS / f"{stage}.json"
-    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else {}
+    return read_json(place, dict[str, Any], MetricsError, "a metrics file") if place.is_file() else {}
 
 
 def stage_seconds() -> dict[str, float]:
     """Seconds that each stage spent in its own work, from its metrics file."""
-    seconds = {stage: read_metrics(stage).get("seconds") for stage in STAGES}
-    return {stage: float(value) for stage, value in seconds.items() if value is not None}
+    found = {}
+    for stage in STAGES:
+        spent = read_metrics(stage).get("seconds")
+        if spent is not None:
+            with shaped_as(stage):
+                found[stage] = float(spent)
+    return found
 
 
 def rows() -> list[Row]:
     """Every line for the stages that have run."""
-    made = [*_curate(read_metrics("curate")), *_pretrain(read_metrics("pretrain"))]
-    made += [*_midtrain(read_metrics("midtrain")), *_reinforce(read_metrics("reinforce"))]
-    return [*made, *_evaluate(read_metrics("evaluate")), *_promote(read_metrics("promote"))]
+    made: list[Row] = []
+    for stage, lines in LINES.items():
+        with shaped_as(stage):
+            made += lines(read_metrics(stage))
+    return made
 
 
 def overhead(wall_seconds: float | None) -> str:
@@ -192,6 +219,12 @@ def _promote(found: Mapping[str, Any]) -> list[Row]:
     verdict = "passed" if found["passed"] else "failed"
     label = f"gate {verdict}: mean pass@1 gain over {found['opponent']}, one-sided"
     return [Row("promote", label, "", f"{found['difference']:+.3f}", f"> {found['lower']:+.3f}", str(found["tasks"]))]
+
+
+LINES: Mapping[str, Callable[[Mapping[str, Any]], list[Row]]] = {
+    "curate": _curate, "pretrain": _pretrain, "midtrain": _midtrain, "reinforce": _reinforce, "evaluate": _evaluate,
+    "promote": _promote,
+}  # fmt: skip
 
 
 @program("tasks.tracking.table")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from tasks.files import read_lines
 from tasks.training.data import Row
 from tasks.training.errors import TrainingDataError
 
@@ -64,6 +65,23 @@ class Trajectories:
         return transcripts[int(rng.integers(len(transcripts)))]
 
 
+class Turn(TypedDict):
+    """A command and what it printed."""
+
+    command: str
+    output: str
+    exit_code: int
+
+
+class Demonstration(TypedDict):
+    """What training reads of a line of data/demonstrations/<family>.jsonl."""
+
+    task_id: str
+    family: str
+    instruction: str
+    turns: list[Turn]
+
+
 def load_transcripts(
     folder: Path, chat: Renderer, own_weight: float, other_weight: float
 ) -> tuple[dict[str, list[Transcript]], dict[str, list[Transcript]]]:
@@ -78,12 +96,12 @@ def load_transcripts(
         ids, weights = chat.render_demo(demo)
         scaled = np.where(np.asarray(weights) >= 1.0, own_weight, other_weight).astype(np.float32)
         side = kept if _kept_away(task_id) else train
-        side.setdefault(str(demo["family"]), []).append((np.asarray(ids, dtype=np.int64), scaled))
+        side.setdefault(demo["family"], []).append((np.asarray(ids, dtype=np.int64), scaled))
     return train, kept
 
 
-def read_demonstrations(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """(demonstration, task id) of every family's file, in a fixed order."""
+def read_demonstrations(folder: Path) -> Iterator[tuple[Demonstration, str]]:
+    """(demonstration, task id) of every family's file, in a fixed order. Raises TrainingDataError."""
     files = sorted(path for path in folder.glob("*.jsonl") if path.stem != "heldout")
     if not files:
         raise TrainingDataError(f"The folder {folder} holds no demonstrations (*.jsonl).")
@@ -91,14 +109,9 @@ def read_demonstrations(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
         yield from _read_file(path)
 
 
-def _read_file(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                demo = json.loads(line)
-                yield demo, str(demo["task_id"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise TrainingDataError(f"Line {number} of {path} is not a demonstration: {error}.") from error
+def _read_file(path: Path) -> Iterator[tuple[Demonstration, str]]:
+    for _, demo in read_lines(path, Demonstration, TrainingDataError, "a demonstration"):
+        yield demo, demo["task_id"]
 
 
 def _kept_away(task_id: str) -> bool:

@@ -15,7 +15,7 @@ OURS = ("tasks", "model", "kernels")
 # Parameters are dependencies by themselves; tracking only records; how a program begins, shares its work and ends, what
 # it says and how files are replaced change no content.
 EXCEPT = ("tasks.config", "tasks.tracking") + tuple(
-    f"tasks.{name}" for name in ("cli", "errors", "machine", "launcher", "bubblewrap", "disk")
+    f"tasks.{name}" for name in ("cli", "errors", "files", "machine", "launcher", "bubblewrap", "disk")
 )
 PROGRAM = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")  # a module's name as text: started as a program
 

@@ -16,8 +16,12 @@ class Letters:
     """Renders a demonstration as the numbers it holds: the model's own are odd."""
 
     def render_demo(self, demo: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        ids: list[int] = demo["ids"]
+        ids = [int(number) for number in demo["instruction"].split()]
         return ids, [float(i % 2) for i in ids]
+
+
+def demonstration(task_id: str, *ids: int) -> str:
+    return json.dumps({"task_id": task_id, "family": "shell", "instruction": " ".join(map(str, ids)), "turns": []})
 
 
 def write(folder: Path, lines: list[str]) -> None:
@@ -25,9 +29,7 @@ def write(folder: Path, lines: list[str]) -> None:
 
 
 def test_own_tokens_weigh_more_and_a_few_tasks_are_kept_away(tmp_path: Path) -> None:
-    write(
-        tmp_path, [json.dumps({"task_id": f"t{i // 2}", "family": "shell", "ids": [i + 2, 3, 4]}) for i in range(600)]
-    )
+    write(tmp_path, [demonstration(f"t{i // 2}", i + 2, 3, 4) for i in range(600)])
     (tmp_path / "heldout.jsonl").write_text("this is not read\n")
     train, kept = load_transcripts(tmp_path, Letters(), own_weight=2.0, other_weight=0.1)
     trained, away = train["shell"], kept["shell"]
@@ -48,9 +50,10 @@ def test_rows_are_full_and_first_tokens_carry_no_loss() -> None:
 
 
 def test_broken_line_is_named(tmp_path: Path) -> None:
-    write(tmp_path, ['{"task_id": "a", "family": "b", "ids": [1]}', "{broken"])
-    with pytest.raises(TrainingDataError, match=r"Line 2 of .*shell\.jsonl is not a demonstration"):
-        load_transcripts(tmp_path, Letters(), 1.0, 0.1)
+    for broken in ("{broken", "[" * 100_000, "{}", demonstration("a").replace('"a"', "null"), '"\\ud800"'):
+        write(tmp_path, [demonstration("a", 1), broken])
+        with pytest.raises(TrainingDataError, match=r"^Line 2 of .*shell\.jsonl is not a demonstration: .*[^.]\.$"):
+            load_transcripts(tmp_path, Letters(), 1.0, 0.1)
 
 
 def test_empty_folder_is_named(tmp_path: Path) -> None:
